@@ -1,0 +1,217 @@
+//! Everything that stands in a BPF map. User space and programs of one [`LAYOUT_VERSION`] understand
+//! each other; the version is part of the pin path, so that two versions never meet in one map.
+//!
+//! Every type is `repr(C)`, has no padding, and has its size asserted at compile time.
+
+use crate::{DropReason, Mac};
+
+/// Raised with every change of a type, a map or the meaning of a number in this crate.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// Slots, ports and FDB entries that the maps hold unless user space asks for more when it loads them.
+///
+/// A power of two: `PORTS` is indexed by the low bits of an interface index.
+pub const DEFAULT_CAPACITY: u32 = 64;
+
+/// The counters of frames that came in on an interface no map knows (any more).
+pub const SLOT_UNATTRIBUTED: u32 = 0;
+
+/// What a port is part of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum PortKind {
+    /// An empty entry.
+    None = 0,
+    /// One end of a cable: everything goes to the other end.
+    Wire = 1,
+    /// A port of a forwarding domain: known unicast is redirected, the rest passes.
+    Switch = 2,
+    /// The bridge behind a switch without a gateway: what comes up from it would enter the host's own
+    /// stack, and ends here instead.
+    Bridge = 3,
+}
+
+/// How a frame is handed over to a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum RedirectMode {
+    /// `bpf_redirect_peer`: straight into the pod, without a second pass through the CPU backlog.
+    Peer = 0,
+    /// `bpf_redirect`: out of the host end, as if the kernel had sent it.
+    Host = 1,
+}
+
+/// A port that frames are sent to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Target {
+    /// The port's slot: its entry in `TARGETS` and in `COUNTERS`.
+    pub slot: u32,
+    /// The longest frame that the pod's end takes: its MTU, an Ethernet header and a VLAN tag, as in the
+    /// kernel's `is_skb_forwardable`.
+    pub max_length: u32,
+    /// The address of the pod's end.
+    pub mac: Mac,
+    /// A [`RedirectMode`], as a number because maps can hold any byte.
+    pub redirect: u8,
+    /// Zero.
+    pub reserved: u8,
+}
+
+impl Target {
+    /// What is added to an MTU to get [`max_length`](Self::max_length): `ETH_HLEN` + `VLAN_HLEN`.
+    pub const MTU_OVERHEAD: u32 = 14 + 4;
+}
+
+/// An entry of `PORTS`: what a program must know of the port that a frame came in on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Port {
+    /// The host end's interface index, checked because many indexes share an entry. 0 if empty.
+    pub ifindex: u32,
+    /// Where the port is counted, and its place in `TARGETS`.
+    pub slot: u32,
+    /// A [`PortKind`].
+    pub kind: u32,
+    /// The forwarding domain of a switch port.
+    pub domain: u16,
+    /// Zero.
+    pub reserved: u16,
+    /// The other end of a wire. Zero for a switch port.
+    pub target: Target,
+}
+
+/// The key of `FDB`: an address in a forwarding domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct FdbKey {
+    /// The forwarding domain.
+    pub domain: u16,
+    /// The destination address.
+    pub mac: Mac,
+}
+
+/// A sum over frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Tally {
+    /// Frames as the kernel handles them: a GSO frame is one.
+    pub packets: u64,
+    /// Their bytes from the destination address on.
+    pub bytes: u64,
+    /// Frames as a cable would carry them: a GSO frame counts as what it is cut into.
+    pub segments: u64,
+}
+
+impl Tally {
+    /// Adds another sum to this one.
+    pub const fn add(&mut self, other: &Self) {
+        let Self { packets, bytes, segments } = other;
+        self.packets += *packets;
+        self.bytes += *bytes;
+        self.segments += *segments;
+    }
+}
+
+/// An entry of `COUNTERS`, one for each CPU. Nothing is stored twice: what came in is the sum of
+/// `redirected`, `passed` and `dropped`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct PortCounters {
+    /// Came in here and was handed to another port.
+    pub redirected: Tally,
+    /// Came in here and was left to the slow path.
+    pub passed: Tally,
+    /// Came in elsewhere and was handed to this port's pod by `bpf_redirect_peer`, past the host end.
+    pub to_peer: Tally,
+    /// Came in elsewhere and was sent out of this port's host end by `bpf_redirect`.
+    pub to_host: Tally,
+    /// Came in here and ended here, by [`DropReason`].
+    pub dropped: [Tally; DropReason::COUNT],
+}
+
+impl PortCounters {
+    /// Adds the counters of another CPU.
+    pub fn add(&mut self, other: &Self) {
+        let Self { redirected, passed, to_peer, to_host, dropped } = other;
+        self.redirected.add(redirected);
+        self.passed.add(passed);
+        self.to_peer.add(to_peer);
+        self.to_host.add(to_host);
+        for (sum, part) in self.dropped.iter_mut().zip(dropped) {
+            sum.add(part);
+        }
+    }
+
+    /// Everything that came in: the sum of what became of it.
+    #[must_use]
+    pub fn received(&self) -> Tally {
+        let mut sum = self.redirected;
+        sum.add(&self.passed);
+        for reason in &self.dropped {
+            sum.add(reason);
+        }
+        sum
+    }
+}
+
+const _: () = assert!(size_of::<Target>() == 16);
+const _: () = assert!(size_of::<Port>() == 32);
+const _: () = assert!(size_of::<FdbKey>() == 8);
+const _: () = assert!(size_of::<Tally>() == 24);
+const _: () = assert!(size_of::<PortCounters>() == 24 * (4 + DropReason::COUNT));
+const _: () = assert!(DEFAULT_CAPACITY.is_power_of_two());
+
+#[cfg(feature = "user")]
+mod pod {
+    use super::{FdbKey, Port, PortCounters};
+
+    // SAFETY: `repr(C)`, integers only, and by the size assertions above without padding.
+    unsafe impl aya::Pod for Port {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Target {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for FdbKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for PortCounters {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tally(n: u64) -> Tally {
+        Tally { packets: n, bytes: 100 * n, segments: 2 * n }
+    }
+
+    #[test]
+    fn received_is_the_sum_of_what_became_of_it() {
+        let counters = PortCounters {
+            redirected: tally(1),
+            passed: tally(10),
+            to_peer: tally(1_000),
+            to_host: tally(10_000),
+            dropped: [tally(100), tally(200), tally(300)],
+        };
+        assert_eq!(counters.received(), tally(611));
+    }
+
+    #[test]
+    fn cpus_add_up_in_every_field() {
+        let mut sum = PortCounters::default();
+        for n in 1..=3 {
+            sum.add(&PortCounters {
+                redirected: tally(n),
+                passed: tally(2 * n),
+                to_peer: tally(3 * n),
+                to_host: tally(4 * n),
+                dropped: [tally(5 * n), tally(6 * n), tally(7 * n)],
+            });
+        }
+        assert_eq!(sum.redirected, tally(6));
+        assert_eq!(sum.passed, tally(12));
+        assert_eq!(sum.to_peer, tally(18));
+        assert_eq!(sum.to_host, tally(24));
+        assert_eq!(sum.dropped, [tally(30), tally(36), tally(42)]);
+    }
+}

@@ -1,0 +1,16 @@
+//! What the kernel side and the user side of `veth` share: map layouts, verdicts, and the pure
+//! forwarding decision. Nothing in this crate touches a kernel, so all of it is tested on any machine.
+#![no_std]
+
+pub mod forward;
+pub mod frame;
+pub mod layout;
+pub mod verdict;
+
+pub use forward::{Decision, Tables, decide};
+pub use frame::{EthernetHeader, Frame, Mac};
+pub use layout::{
+    DEFAULT_CAPACITY, FdbKey, LAYOUT_VERSION, Port, PortCounters, PortKind, RedirectMode,
+    SLOT_UNATTRIBUTED, Tally, Target,
+};
+pub use verdict::{DropReason, Verdict};

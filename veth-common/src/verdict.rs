@@ -1,0 +1,76 @@
+//! What may happen to a frame, with numbers that never change meaning: they index counters.
+
+/// The outcome of a decision, without its parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Verdict {
+    /// Left to whatever comes after us: programs of others, then the kernel's own bridge.
+    Passed = 0,
+    /// Handed to another port.
+    Redirected = 1,
+    /// Ended here, for a [`DropReason`].
+    Dropped = 2,
+}
+
+impl Verdict {
+    /// The name in tables, JSON and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Redirected => "redirected",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
+/// Why a frame was dropped by one of our programs.
+///
+/// The numbers index [`PortCounters::dropped`](crate::PortCounters): append, never reorder, and raise
+/// [`LAYOUT_VERSION`](crate::LAYOUT_VERSION).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum DropReason {
+    /// The other end of a wire is gone. A wire has no slow path that could take the frame.
+    NoPeer = 0,
+    /// Longer than the far port of a wire accepts, and not a GSO frame.
+    MtuExceeded = 1,
+    /// Sent to the host by a pod of a switch that has no gateway.
+    NoGateway = 2,
+}
+
+impl DropReason {
+    /// Every reason, in the order of its number.
+    pub const ALL: [Self; 3] = [Self::NoPeer, Self::MtuExceeded, Self::NoGateway];
+
+    /// How many reasons there are.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// The name in tables, JSON and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NoPeer => "no_peer",
+            Self::MtuExceeded => "mtu_exceeded",
+            Self::NoGateway => "no_gateway",
+        }
+    }
+
+    /// The counter that belongs to this reason.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_numbered_by_their_place() {
+        for (place, reason) in DropReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason.index(), place, "{}", reason.name());
+        }
+    }
+}

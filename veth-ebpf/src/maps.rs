@@ -1,0 +1,74 @@
+//! The maps and the constants that user space sets when it loads the programs. Sizes are raised then too.
+
+use aya_ebpf::{
+    Global,
+    btf_maps::{Array, DevMap, HashMap, PerCpuArray},
+    macros::btf_map,
+};
+use veth_common::{DEFAULT_CAPACITY, FdbKey, LAYOUT_VERSION, Port, PortCounters, Tables, Target};
+
+/// Every map starts at this size.
+const ENTRIES: usize = DEFAULT_CAPACITY as usize;
+
+/// The port of an interface, by the low bits of its index: an array look-up is nearly free. The stored
+/// index is checked, and `PORTS_OVERFLOW` has the ports whose entry was taken.
+#[btf_map]
+static PORTS: Array<Port, ENTRIES> = Array::new();
+
+/// Ports whose entry in `PORTS` belongs to another, by interface index. Usually empty.
+#[btf_map]
+static PORTS_OVERFLOW: HashMap<u32, Port, ENTRIES> = HashMap::new();
+
+/// Who owns an address in a forwarding domain.
+#[btf_map]
+static FDB: HashMap<FdbKey, Target, ENTRIES> = HashMap::new();
+
+/// Host ends by slot. A `DEVMAP`, because the kernel empties an entry when its interface goes.
+#[btf_map]
+static TARGETS: DevMap<ENTRIES> = DevMap::new();
+
+/// Counters by slot, for each CPU.
+#[btf_map]
+pub(crate) static COUNTERS: PerCpuArray<PortCounters, ENTRIES> = PerCpuArray::new();
+
+/// Which bits of an interface index choose an entry of `PORTS`: its size less one.
+#[unsafe(no_mangle)]
+static PORTS_MASK: Global<u32> = Global::new(DEFAULT_CAPACITY - 1);
+
+/// Not zero where `bpf_redirect_peer` does not scrub frames, so that they keep the packet type of the
+/// host end and the far stack would refuse them.
+#[unsafe(no_mangle)]
+pub(crate) static SET_PACKET_HOST: Global<u32> = Global::new(0);
+
+/// Read by user space from the object, never by a program.
+#[used]
+#[unsafe(no_mangle)]
+static VETH_LAYOUT_VERSION: Global<u32> = Global::new(LAYOUT_VERSION);
+
+/// The port that an interface is.
+#[inline(always)]
+pub(crate) fn port(ifindex: u32) -> Option<&'static Port> {
+    match PORTS.get(ifindex & PORTS_MASK.load()) {
+        Some(port) if port.ifindex == ifindex => Some(port),
+        // SAFETY: entries are written before a program sees their interface, and never changed while it
+        // is attached; a reused entry would still be a whole `Port`.
+        _ => unsafe { PORTS_OVERFLOW.get(&ifindex) },
+    }
+}
+
+/// The tables of a decision, as maps.
+pub(crate) struct Maps;
+
+impl Tables for Maps {
+    #[inline(always)]
+    fn lookup(&self, key: FdbKey) -> Option<Target> {
+        // SAFETY: copied out at once. An entry that is replaced meanwhile can only be an older or a newer
+        // whole value of the same address: user space writes entries, programs never do.
+        unsafe { FDB.get(&key) }.copied()
+    }
+
+    #[inline(always)]
+    fn interface(&self, slot: u32) -> Option<u32> {
+        TARGETS.get_ifindex(slot)
+    }
+}

@@ -1,0 +1,75 @@
+//! The TC hook: what an `__sk_buff` says, and what a decision means here.
+
+use aya_ebpf::{
+    bindings::{__sk_buff, TC_ACT_SHOT, tcx_action_base::TCX_NEXT},
+    helpers::{bpf_redirect, bpf_redirect_peer, bpf_skb_change_type},
+    programs::TcContext,
+};
+use aya_log_ebpf::{debug, warn};
+use veth_common::{Decision, EthernetHeader, Frame, RedirectMode, decide};
+
+use crate::{
+    count::{self, Weight},
+    maps::{self, Maps, SET_PACKET_HOST},
+};
+
+/// `PACKET_HOST` of `linux/if_packet.h`: for this stack.
+const PACKET_HOST: u32 = 0;
+
+#[inline(always)]
+pub(crate) fn ingress(ctx: &TcContext) -> i32 {
+    // SAFETY: the kernel passes a valid context, whose fields the verifier checks one by one.
+    let skb: &mut __sk_buff = unsafe { &mut *ctx.skb.skb };
+    let weight = Weight { length: skb.len, gso_segments: skb.gso_segs };
+
+    let Some(port) = maps::port(skb.ifindex) else {
+        count::unattributed(weight);
+        debug!(ctx, "frame from interface {}, which is no port of ours: passed on", skb.ifindex);
+        return TCX_NEXT;
+    };
+    let frame = Frame { header: header(ctx), length: skb.len, gso: skb.gso_size > 0 };
+    let decision = decide(port, &frame, &Maps);
+    count::decision(port.slot, decision, weight);
+
+    match decision {
+        // Never TC_ACT_OK: it would end the chain and silence the programs behind ours.
+        Decision::Pass => TCX_NEXT,
+        Decision::Redirect { ifindex, mode: RedirectMode::Peer, .. } => {
+            // The helper leaves a mark in place that an earlier program may have set, and before kernel
+            // commit c43272299488 (CVE-2025-37959, Linux 6.15 and stable branches) the packet type too.
+            skb.mark = 0;
+            if SET_PACKET_HOST.load() != 0 {
+                // SAFETY: a valid context; the helper only writes the packet type.
+                unsafe { bpf_skb_change_type(ctx.skb.skb, PACKET_HOST) };
+            }
+            // SAFETY: plain numbers; the kernel looks the interface up again.
+            action(unsafe { bpf_redirect_peer(ifindex, 0) })
+        }
+        // SAFETY: as above.
+        Decision::Redirect { ifindex, mode: RedirectMode::Host, .. } => {
+            action(unsafe { bpf_redirect(ifindex, 0) })
+        }
+        Decision::Drop(reason) => {
+            warn!(ctx, "dropped a frame of {} bytes on interface {}: {}", skb.len, skb.ifindex, reason.name());
+            TC_ACT_SHOT
+        }
+    }
+}
+
+/// What a redirect helper returns is an action.
+#[expect(clippy::cast_possible_truncation, reason = "actions are small numbers")]
+#[inline(always)]
+const fn action(returned: i64) -> i32 {
+    returned as i32
+}
+
+/// The Ethernet header, where the linear part of the frame has a whole one.
+#[inline(always)]
+fn header(ctx: &TcContext) -> Option<EthernetHeader> {
+    let start = ctx.data();
+    if start + 14 > ctx.data_end() {
+        return None;
+    }
+    // SAFETY: the verifier has seen the comparison above. Bytes have no alignment to break.
+    Some(unsafe { *(start as *const EthernetHeader) })
+}

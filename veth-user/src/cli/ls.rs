@@ -1,0 +1,116 @@
+//! `veth ls`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::{print, print_json};
+use crate::{
+    net::Netlink,
+    state::{Record, Roots},
+    text::plain_table,
+    topology::{self, Status},
+};
+
+/// List topologies, and how they are
+///
+/// The status is asked of the kernel, not remembered: up, drifted (something is missing or was changed by hand),
+/// incomplete (a command was killed), gone (the machine was restarted), elsewhere (made in another network
+/// namespace). Needs no root, but then does not see whether the programs are still pinned.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  veth ls
+  veth ls switch            its pods and ports
+  veth ls --json")]
+pub(super) struct Args {
+    /// Show the pods and ports of this topology
+    name: Option<String>,
+
+    /// Print JSON: everything that is known, an array of topologies
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is listed of a topology.
+#[derive(Debug, Serialize)]
+struct Row {
+    #[serde(flatten)]
+    record: Record,
+    #[serde(flatten)]
+    status: Status,
+    hook: &'static str,
+}
+
+pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
+    let names = match &args.name {
+        Some(name) => vec![topology::record(roots, name)?.topology.name],
+        None => roots.names()?,
+    };
+    let mut rows = Vec::new();
+    if !names.is_empty() {
+        let links = Netlink::open()?.links().await?;
+        for name in names {
+            // Gone between our two looks.
+            let Some(record) = roots.load(&name)? else { continue };
+            let status = topology::observe(roots, &record, &links)?;
+            rows.push(Row { record, status, hook: "tcx" });
+        }
+    }
+    if args.json {
+        print_json(&rows)?;
+    } else if let (Some(_), [row]) = (&args.name, rows.as_slice()) {
+        print(&ports(row))?;
+    } else if rows.is_empty() {
+        print("nothing is up\n")?;
+    } else {
+        print(&topologies(&rows))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn topologies(rows: &[Row]) -> String {
+    let mut table = plain_table(&["TOPOLOGY", "PATH", "PODS", "HOOK", "REDIRECT", "MTU", "STATUS"]);
+    for Row { record, status, hook } in rows {
+        let topology = &record.topology;
+        for path in &topology.paths {
+            table.add_row([
+                topology.name.clone(),
+                path.name().to_owned(),
+                topology.pods.len().to_string(),
+                (*hook).to_owned(),
+                format!("{:?}", topology.redirect).to_lowercase(),
+                path.mtu().to_string(),
+                status.name().to_owned(),
+            ]);
+        }
+    }
+    let drift: String = rows.iter().map(drift).collect();
+    format!("{table}\n{drift}")
+}
+
+fn ports(row: &Row) -> String {
+    let mut table = plain_table(&["POD", "NAMESPACE", "PORT", "LINK", "ETHERNET ADDRESS", "ADDRESSES"]);
+    for (pod, port) in row.record.topology.ports() {
+        let addresses: Vec<String> = port.addresses.iter().map(ToString::to_string).collect();
+        table.add_row([
+            pod.name.clone(),
+            pod.namespace.clone(),
+            port.name.clone(),
+            port.host_link.clone(),
+            port.mac.to_string(),
+            addresses.join(" "),
+        ]);
+    }
+    format!("{}: {}\n{table}\n{}", row.record.topology.name, row.status.name(), drift(row))
+}
+
+fn drift(row: &Row) -> String {
+    let name = &row.record.topology.name;
+    match &row.status {
+        Status::Drifted(drift) => drift.iter().map(|what| format!("{name}: {what}\n")).collect(),
+        Status::Incomplete => format!("{name}: a command was killed; `veth up` or `veth down {name}` repairs\n"),
+        Status::Gone => format!("{name}: from before the machine was restarted; `veth down {name}` forgets it\n"),
+        Status::Up | Status::Elsewhere => String::new(),
+    }
+}

@@ -1,0 +1,172 @@
+//! The command line: one file a subcommand, which parses its arguments, calls the library and prints.
+
+mod down;
+mod exec;
+mod live;
+mod ls;
+mod options;
+mod progress;
+mod run;
+mod stats;
+mod up;
+
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+
+use crate::state::{DEFAULT_PIN_DIR, DEFAULT_STATE_DIR, Roots};
+
+/// What the exit codes mean, for the end of every help text.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  1    could not be done; the reason is on standard error, and nothing half-done is left
+  2    the arguments make no sense
+  3    `run`: the path is there, but a ping or the transfer failed
+  101  a bug in veth (`run` has cleaned up all the same)
+  126, 127, or the command's own  `exec`: could not be started, was not found, or how it ended
+  130, 143  ended by Ctrl-C or SIGTERM, after cleaning up (`run` ends with 0)";
+
+/// Redirect, count and watch frames between network namespaces, by eBPF on veth pairs.
+///
+/// A pod is a network namespace. Its veth pair's host end carries a TC program that hands each frame straight
+/// to the pod it is for, and counts it. What the program does not know goes on to the kernel's own bridge.
+#[derive(Debug, Parser)]
+#[command(
+    name = "veth",
+    version,
+    after_long_help = EXIT_CODES,
+    after_help = "Examples:
+  sudo veth run --for 10s       two pods, checked, watched, removed again
+  sudo veth up --pods 16        sixteen pods on one switch, until `veth down`
+  sudo veth exec pod1 -- ping -c3 10.200.0.2
+  sudo veth stats --watch"
+)]
+struct Cli {
+    /// Folder of state and locks
+    #[arg(long, global = true, env = "VETH_STATE_DIR", value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
+    state_dir: PathBuf,
+
+    /// Folder of pinned programs, maps and links, on a bpffs
+    #[arg(long, global = true, env = "VETH_PIN_DIR", value_name = "DIR", default_value = DEFAULT_PIN_DIR)]
+    pin_dir: PathBuf,
+
+    /// Say more: -v what is done, -vv also the whole log of the verifier
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Args),
+    Up(up::Args),
+    Down(down::Args),
+    Ls(ls::Args),
+    Exec(exec::Args),
+    Stats(stats::Args),
+}
+
+/// Parses the arguments and does what they say.
+#[must_use]
+pub fn main() -> ExitCode {
+    let Cli { state_dir, pin_dir, verbose, command } = Cli::parse();
+    let level = match verbose {
+        0 => log::LevelFilter::Warn,
+        1 => log::LevelFilter::Info,
+        _ => log::LevelFilter::Debug,
+    };
+    env_logger::Builder::new()
+        .filter_level(level)
+        .filter_module("netlink_packet_route", log::LevelFilter::Error)
+        .format_timestamp(None)
+        .format_target(false)
+        .init();
+    let roots = Roots { state: state_dir, pins: pin_dir };
+    let result = match command {
+        // Becomes another process: no runtime, no threads.
+        Command::Exec(args) => exec::main(&args, &roots),
+        Command::Run(args) => block_on(run::main(args, &roots)),
+        Command::Up(args) => block_on(up::main(args, &roots)),
+        Command::Down(args) => block_on(down::main(args, &roots)),
+        Command::Ls(args) => block_on(ls::main(args, &roots)),
+        Command::Stats(args) => block_on(stats::main(args, &roots)),
+    };
+    result.unwrap_or_else(|error| {
+        if is_broken_pipe(&error) {
+            // Whoever read our output has seen enough.
+            return ExitCode::SUCCESS;
+        }
+        let _unused: io::Result<()> = writeln!(io::stderr(), "veth: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn block_on(command: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the asynchronous runtime")?;
+    let result = runtime.block_on(command);
+    // A check that was interrupted may still wait for its timeout.
+    runtime.shutdown_background();
+    result
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// Refuses early, with a sentence, what would fail late with "permission denied".
+fn require_root(command: &str) -> Result<()> {
+    anyhow::ensure!(
+        nix::unistd::geteuid().is_root(),
+        "`veth {command}` makes or reads namespaces, links and BPF objects, and needs root: use \
+         `sudo veth {command}`"
+    );
+    Ok(())
+}
+
+/// Prints a value as JSON on a line of its own.
+fn print_json(value: &impl serde::Serialize) -> Result<()> {
+    let text = serde_json::to_string(value).context("write JSON")?;
+    print(&format!("{text}\n"))
+}
+
+/// Prints text. Unlike `print!`, a reader that has gone is an error and not a panic.
+fn print(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).context("write to standard output")?;
+    out.flush().context("write to standard output")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_subcommand_has_a_purpose_and_examples() {
+        for command in Cli::command().get_subcommands() {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(after.contains("Examples:"), "{}", command.get_name());
+        }
+    }
+}

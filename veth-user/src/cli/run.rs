@@ -1,0 +1,168 @@
+//! `veth run`.
+
+use std::{
+    io::IsTerminal as _,
+    panic::{AssertUnwindSafe, resume_unwind},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use futures_util::FutureExt as _;
+use indicatif::HumanDuration;
+use serde::Serialize;
+
+use super::{
+    options::{TopologyArgs, period},
+    print, print_json,
+    progress::Bar,
+    stats,
+    up::{Ended, bring_up, interruptible},
+};
+use crate::{
+    check::{Report, check},
+    hooks,
+    net::Netlink,
+    state::Roots,
+    stats::Snapshot,
+    topology::{self, Outcome, Topology},
+};
+
+/// Echo requests in each direction.
+const PINGS: u16 = 10;
+
+/// How long the transfer lasts.
+const TRANSFER: Duration = Duration::from_secs(1);
+
+/// How often the table is drawn.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// Make a path, check it with real traffic, watch it, and remove it again
+///
+/// Does what `up` does, pings both ways, makes a TCP transfer, prints the round-trip times and the rate, and
+/// shows a live table of the counters until Ctrl-C or for the time given with --for. Without a terminal it
+/// prints the final table once. Removes everything it made, however it ends; after SIGKILL, `veth down` does.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  sudo veth run
+  sudo veth run --for 10s
+  sudo veth run --pods 8 --redirect host --json")]
+pub(super) struct Args {
+    #[command(flatten)]
+    topology: TopologyArgs,
+
+    /// Watch for this long and end [default: until Ctrl-C; at once without a terminal]
+    #[arg(long = "for", value_name = "TIME", value_parser = period)]
+    duration: Option<Duration>,
+
+    /// Print the result as JSON, once, at the end
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `run --json` prints.
+#[derive(Debug, Serialize)]
+struct Output {
+    check: Report,
+    stats: Vec<Snapshot>,
+}
+
+pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
+    let Args { topology, duration, json } = args;
+    let topology = topology.topology()?;
+    super::require_root("run")?;
+    if let Some(record) = roots.load(&topology.name)?
+        && topology::observe(roots, &record, &Netlink::open()?.links().await?)? == topology::Status::Up
+    {
+        let name = topology.name;
+        bail!("{name} is up already, and `run` would remove it at its end; watch it with `veth stats {name} --watch`");
+    }
+    let body = interruptible(body(roots, &topology, duration, json));
+    let ended = AssertUnwindSafe(body).catch_unwind().await;
+    let removed = topology::down(roots, &topology.name, &Bar::new()).await;
+    let result = match ended {
+        Ok(Ok(Ended::By(result))) => result,
+        // The usual way to end it.
+        Ok(Ok(Ended::Signal(_))) => Ok(ExitCode::SUCCESS),
+        Ok(Err(error)) => Err(error),
+        Err(panic) => {
+            if let Err(error) = removed {
+                log::error!("{:#}", anyhow::Error::from(error));
+            }
+            resume_unwind(panic)
+        }
+    };
+    let removed = removed.with_context(|| format!("take down the topology {}", topology.name));
+    match (result, removed) {
+        (Ok(code), Ok(_)) => Ok(code),
+        (Ok(_), Err(error)) => Err(error),
+        (Err(error), Ok(_)) => Err(error),
+        (Err(error), Err(second)) => {
+            log::error!("{second:#}");
+            Err(error)
+        }
+    }
+}
+
+async fn body(roots: &Roots, topology: &Topology, duration: Option<Duration>, json: bool) -> Result<ExitCode> {
+    if bring_up(roots, topology).await? == Outcome::AlreadyUp {
+        bail!("{} was brought up by somebody else meanwhile", topology.name);
+    }
+    let report = {
+        let topology = topology.clone();
+        tokio::task::spawn_blocking(move || check(&topology, PINGS, TRANSFER))
+            .await
+            .context("check the path")?
+            .context("check the path")?
+    };
+    hooks::step();
+    if !json {
+        print(&describe(&report))?;
+    }
+    let record = topology::record(roots, &topology.name)?;
+    let records = std::slice::from_ref(&record);
+    let watching = async {
+        if json || !std::io::stdout().is_terminal() {
+            tokio::time::sleep(duration.unwrap_or_default()).await;
+            let stats = stats::take(roots, records, &Netlink::open()?).await?;
+            if json { print_json(&Output { check: report.clone(), stats }) } else { print(&stats::tables(&stats, None, usize::MAX)) }
+        } else {
+            let watching = stats::watch(roots, records, PERIOD, false);
+            match duration {
+                Some(duration) => tokio::time::timeout(duration, watching).await.unwrap_or(Ok(())),
+                None => watching.await,
+            }
+        }
+    };
+    watching.await?;
+    hooks::step();
+    Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::from(3) })
+}
+
+fn describe(report: &Report) -> String {
+    let microseconds = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.0}"));
+    let mut text = String::new();
+    for ping in &report.pings {
+        text.push_str(&format!(
+            "ping {} -> {} ({}): {}/{} received, round trip min/median/max {}/{}/{} us\n",
+            ping.from,
+            ping.to,
+            ping.address,
+            ping.received,
+            ping.sent,
+            microseconds(ping.min_us),
+            microseconds(ping.median_us),
+            microseconds(ping.max_us),
+        ));
+    }
+    let tcp = &report.tcp;
+    text.push_str(&format!(
+        "tcp  {} -> {} ({}): {:.1} Gbit/s over {}\n\n",
+        tcp.from,
+        tcp.to,
+        tcp.address,
+        tcp.bits_per_second / 1e9,
+        HumanDuration(Duration::from_secs_f64(tcp.seconds)),
+    ));
+    text
+}

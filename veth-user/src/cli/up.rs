@@ -1,0 +1,94 @@
+//! `veth up`.
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{options::TopologyArgs, print, progress::Bar};
+use crate::{
+    state::Roots,
+    topology::{self, Outcome, Topology},
+};
+
+/// Make pods and the accelerated path between them, and leave them running
+///
+/// Without arguments: the pods ns1 (172.16.0.1/24) and ns2 (172.16.0.2/24), each on a veth pair of its own whose
+/// host ends are cross-connected by eBPF. With --pods: a switch. Programs, maps and attachments are pinned, so
+/// that they go on without any process. A second `up` changes nothing; what a killed command left is repaired;
+/// what fails is rolled back. Minimum kernel version: 6.6.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  sudo veth up
+  sudo veth up --pods 16
+  sudo veth up --name jumbo --mtu 9000 --redirect host")]
+pub(super) struct Args {
+    #[command(flatten)]
+    topology: TopologyArgs,
+}
+
+pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
+    let topology = args.topology.topology()?;
+    super::require_root("up")?;
+    match interruptible(bring_up(roots, &topology)).await? {
+        Ended::By(result) => {
+            let pods = topology.pods.len();
+            match result? {
+                Outcome::Made => print(&format!("{} is up: {pods} pods\n", topology.name))?,
+                Outcome::AlreadyUp => print(&format!("{} is up already: {pods} pods\n", topology.name))?,
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Ended::Signal(signal) => {
+            log::warn!("interrupted; removing what was made");
+            topology::down(roots, &topology.name, &Bar::new()).await?;
+            Ok(signal.exit_code())
+        }
+    }
+}
+
+pub(super) async fn bring_up(roots: &Roots, topology: &Topology) -> Result<Outcome> {
+    topology::up(roots, topology, &Bar::new())
+        .await
+        .with_context(|| format!("bring up the topology {}", topology.name))
+}
+
+/// A signal that asks us to end.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Signal {
+    Interrupt,
+    Terminate,
+    HangUp,
+}
+
+impl Signal {
+    /// By convention 128 and the signal's number.
+    pub(super) fn exit_code(self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::HangUp => 129,
+            Self::Interrupt => 130,
+            Self::Terminate => 143,
+        })
+    }
+}
+
+/// How something ended.
+pub(super) enum Ended<T> {
+    By(T),
+    Signal(Signal),
+}
+
+/// Does something until it ends or a signal asks to. What is dropped half-way must be repaired by the caller.
+pub(super) async fn interruptible<T>(work: impl Future<Output = T>) -> Result<Ended<T>> {
+    let listen = |kind| signal(kind).context("listen for signals");
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut hang_up = listen(SignalKind::hangup())?;
+    tokio::select! {
+        biased;
+        _ = interrupt.recv() => Ok(Ended::Signal(Signal::Interrupt)),
+        _ = terminate.recv() => Ok(Ended::Signal(Signal::Terminate)),
+        _ = hang_up.recv() => Ok(Ended::Signal(Signal::HangUp)),
+        result = work => Ok(Ended::By(result)),
+    }
+}

@@ -1,0 +1,191 @@
+//! Pins: what keeps programs, maps and links alive when no process does. One folder a layout and topology,
+//! `<pins>/v1/<topology>`, all on a bpffs that we mount if nobody has.
+
+use std::{
+    collections::HashSet,
+    fs, io,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sys::statfs::{BPF_FS_MAGIC, statfs},
+};
+use veth_common::LAYOUT_VERSION;
+
+use super::Error;
+use crate::state::Roots;
+
+/// Where a bpffs belongs.
+const BPFFS: &str = "/sys/fs/bpf";
+
+/// The pins of one topology.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    folder: PathBuf,
+}
+
+impl Pins {
+    /// The pins of a topology of some layout, there or not.
+    #[must_use]
+    pub fn new(roots: &Roots, layout: u32, topology: &str) -> Self {
+        Self { folder: roots.pins.join(layout_folder(layout)).join(topology) }
+    }
+
+    /// The pins of a topology, with their folder made.
+    ///
+    /// # Errors
+    ///
+    /// When the folder cannot be made.
+    pub(super) fn create(roots: &Roots, topology: &str) -> Result<Self, Error> {
+        let pins = Self::new(roots, LAYOUT_VERSION, topology);
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&pins.folder)
+            .map_err(pin_error("make the folder", &pins.folder))?;
+        Ok(pins)
+    }
+
+    /// Where a map is pinned.
+    #[must_use]
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("map_{name}"))
+    }
+
+    /// Where a program is pinned.
+    #[must_use]
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("prog_{name}"))
+    }
+
+    /// Where the attachment to a link is pinned.
+    #[must_use]
+    pub fn link(&self, link: &str) -> PathBuf {
+        self.folder.join(Self::link_name(link))
+    }
+
+    /// The last part of [`link`](Self::link).
+    #[must_use]
+    pub fn link_name(link: &str) -> String {
+        format!("link_{link}")
+    }
+
+    /// What is pinned, by name, or nothing where we may not look. Empty when there is no such folder.
+    #[must_use]
+    pub fn names(&self) -> Option<HashSet<String>> {
+        match fs::read_dir(&self.folder) {
+            Ok(entries) => {
+                Some(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
+            }
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => None,
+            Err(_) => Some(HashSet::new()),
+        }
+    }
+}
+
+fn layout_folder(layout: u32) -> String {
+    format!("v{layout}")
+}
+
+fn pin_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error + use<> {
+    let path = path.to_owned();
+    move |source| Error::Pin { action, path, source }
+}
+
+/// The layouts under which a topology has pins.
+#[must_use]
+pub fn layouts(roots: &Roots, topology: &str) -> Vec<u32> {
+    let Ok(entries) = fs::read_dir(&roots.pins) else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.strip_prefix('v')?.parse().ok())
+        .filter(|layout| Pins::new(roots, *layout, topology).folder.exists())
+        .collect()
+}
+
+/// The topologies that have pins of any layout.
+#[must_use]
+pub fn topologies(roots: &Roots) -> Vec<String> {
+    let folders = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten();
+    let mut names: Vec<String> = folders(&roots.pins)
+        .flat_map(|layout| folders(&layout.path()).collect::<Vec<_>>())
+        .filter_map(|topology| topology.file_name().into_string().ok())
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// Removes every pin of a topology, of every layout, and the folders that get empty by it. Succeeds if there
+/// are none.
+///
+/// # Errors
+///
+/// When a pin cannot be removed.
+pub fn remove_all(roots: &Roots, topology: &str) -> Result<(), Error> {
+    for layout in layouts(roots, topology) {
+        let folder = Pins::new(roots, layout, topology).folder;
+        fs::remove_dir_all(&folder).map_err(pin_error("remove", &folder))?;
+        // Not empty: others are up.
+        let _unused: io::Result<()> = fs::remove_dir(roots.pins.join(layout_folder(layout)));
+    }
+    let _unused: io::Result<()> = fs::remove_dir(&roots.pins);
+    Ok(())
+}
+
+/// Makes sure that pins can be made and stay: the folder is on a bpffs, which is mounted if need be.
+///
+/// # Errors
+///
+/// When there is none and none can be mounted, or when a mount would vanish with this process.
+pub fn prepare(roots: &Roots) -> Result<(), Error> {
+    if is_on_bpffs(&roots.pins) {
+        return Ok(());
+    }
+    let error = |why: String| Error::NoBpffs { path: roots.pins.clone(), why };
+    if !roots.pins.starts_with(BPFFS) {
+        return Err(error(format!("mount one there (`mount -t bpf bpf {}`), or use {BPFFS}/…", roots.pins.display())));
+    }
+    if let (Ok(ours), Ok(first)) = (fs::read_link("/proc/self/ns/mnt"), fs::read_link("/proc/1/ns/mnt"))
+        && ours != first
+    {
+        return Err(error(format!(
+            "{BPFFS} is not mounted in this mount namespace, and a mount made here would vanish with it. \
+             `ip netns exec` is such a place: use `nsenter --net=/run/netns/NAME veth …`, or mount it before \
+             (`mount -t bpf bpf {BPFFS}`)"
+        )));
+    }
+    mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
+        .map_err(|errno| error(format!("mounting a bpffs on {BPFFS} failed: {}", errno.desc())))?;
+    log::info!("mounted a bpffs on {BPFFS}");
+    Ok(roots.note_mount(Path::new(BPFFS))?)
+}
+
+/// Unmounts the bpffs if it was mounted by us and nobody else has pinned anything there.
+///
+/// # Errors
+///
+/// When our note of it cannot be read.
+pub fn unmount_if_ours(roots: &Roots) -> Result<(), Error> {
+    let Some(mount_point) = roots.take_mount_note()? else {
+        return Ok(());
+    };
+    let is_empty = fs::read_dir(&mount_point).is_ok_and(|entries| {
+        // The kernel puts its own iterators there at mount.
+        entries.flatten().all(|entry| entry.file_name().to_str().is_some_and(|name| name.ends_with(".debug")))
+    });
+    if is_empty {
+        // Busy: somebody uses it, and then it is theirs.
+        let _unused: nix::Result<()> = umount2(&mount_point, MntFlags::empty());
+    }
+    Ok(())
+}
+
+fn is_on_bpffs(path: &Path) -> bool {
+    let there = path.ancestors().find(|path| path.exists());
+    there.is_some_and(|path| statfs(path).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC))
+}

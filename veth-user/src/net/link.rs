@@ -1,0 +1,273 @@
+//! Links: veth pairs made whole in one request, and what a dump says of links that exist.
+
+use std::os::fd::{AsFd as _, AsRawFd as _};
+
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{
+        InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags,
+        LinkInfo, LinkMessage,
+    },
+};
+use serde::{Deserialize, Serialize};
+use veth_common::Mac;
+
+use super::{Error, Netlink, Netns, Result};
+
+/// The longest name the kernel gives a link, `IFNAMSIZ` less the closing zero.
+pub const NAME_MAX: usize = 15;
+
+/// The largest MTU of a veth.
+pub const MTU_MAX: u32 = 65_535;
+
+/// One end of a veth pair to be made.
+#[derive(Clone, Copy, Debug)]
+pub struct End<'a> {
+    /// The link's name.
+    pub name: &'a str,
+    /// Its Ethernet address.
+    pub mac: Mac,
+}
+
+/// A veth pair to be made, in one request, so that nothing of it can be half-made.
+#[derive(Debug)]
+pub struct Pair<'a> {
+    /// The end in the namespace of the socket.
+    pub host: End<'a>,
+    /// The end in another namespace.
+    pub pod: End<'a>,
+    /// Where the other end is born.
+    pub namespace: &'a Netns,
+    /// The MTU of both.
+    pub mtu: u32,
+    /// The link group of the host end.
+    pub group: u32,
+}
+
+/// What the kernel knows of a link.
+#[derive(Clone, Debug, Default)]
+pub struct Link {
+    /// The interface index.
+    pub index: u32,
+    /// The name.
+    pub name: String,
+    /// The alias, `ip link set alias`.
+    pub alias: Option<String>,
+    /// The link group.
+    pub group: u32,
+    /// What kind of link: `veth`, `bridge`, ….
+    pub kind: Option<String>,
+    /// The bridge that it is a port of.
+    pub controller: Option<u32>,
+    /// Whether it is administratively up.
+    pub up: bool,
+    /// The MTU.
+    pub mtu: u32,
+    /// The Ethernet address.
+    pub mac: Option<Mac>,
+    /// Its counters.
+    pub stats: LinkStats,
+}
+
+/// The kernel's 64-bit counters of a link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkStats {
+    /// Frames received.
+    pub rx_packets: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Received frames that were dropped before any program.
+    pub rx_dropped: u64,
+    /// Frames sent.
+    pub tx_packets: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Frames that could not be sent.
+    pub tx_dropped: u64,
+}
+
+impl Netlink {
+    /// Makes a veth pair: names, addresses, MTU, group and the other end's namespace in one request.
+    /// Both ends have one queue a direction, the number that XDP can serve later.
+    ///
+    /// # Errors
+    ///
+    /// `EEXIST` when a name is taken.
+    pub async fn add_pair(&self, pair: &Pair<'_>) -> Result<()> {
+        let Pair { host, pod, namespace, mtu, group } = pair;
+        let end = |end: &End<'_>| {
+            let mut message = LinkMessage::default();
+            message.attributes = vec![
+                LinkAttribute::IfName(end.name.to_owned()),
+                LinkAttribute::Address(end.mac.0.to_vec()),
+                LinkAttribute::Mtu(*mtu),
+                LinkAttribute::NumTxQueues(1),
+                LinkAttribute::NumRxQueues(1),
+            ];
+            message
+        };
+        let mut peer = end(pod);
+        peer.attributes.push(LinkAttribute::NetNsFd(namespace.as_fd().as_raw_fd()));
+        let mut message = end(host);
+        message.attributes.extend([
+            LinkAttribute::Group(*group),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Veth),
+                LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
+            ]),
+        ]);
+        self.create(&format!("make the veth pair {}", host.name), RouteNetlinkMessage::NewLink(message)).await
+    }
+
+    /// Every link of the namespace.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not answer.
+    pub async fn links(&self) -> Result<Vec<Link>> {
+        let rows = self.dump("list links", RouteNetlinkMessage::GetLink(LinkMessage::default())).await?;
+        Ok(rows
+            .into_iter()
+            .filter_map(|row| match row {
+                RouteNetlinkMessage::NewLink(message) => Some(Link::from(message)),
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// The link of a name, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not answer.
+    pub async fn find_link(&self, name: &str) -> Result<Option<Link>> {
+        Ok(self.links().await?.into_iter().find(|link| link.name == name))
+    }
+
+    /// The link of a name.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` when there is none.
+    pub async fn link(&self, name: &str) -> Result<Link> {
+        self.find_link(name).await?.ok_or_else(|| {
+            Error::new(format!("find the link {name}"), std::io::Error::from_raw_os_error(libc::ENODEV))
+        })
+    }
+
+    /// Writes a link's alias. Aliases in the request that makes a link are ignored by the kernel.
+    ///
+    /// # Errors
+    ///
+    /// When the link is gone.
+    pub async fn set_alias(&self, index: u32, alias: &str) -> Result<()> {
+        let message = by_index(index, vec![LinkAttribute::IfAlias(alias.to_owned())]);
+        self.change(&format!("set alias {alias}"), RouteNetlinkMessage::SetLink(message)).await
+    }
+
+    /// Sets a link up.
+    ///
+    /// # Errors
+    ///
+    /// When the link is gone.
+    pub async fn set_up(&self, index: u32) -> Result<()> {
+        let mut message = by_index(index, Vec::new());
+        message.header.flags = LinkFlags::Up;
+        message.header.change_mask = LinkFlags::Up;
+        self.change(&format!("set link {index} up"), RouteNetlinkMessage::SetLink(message)).await
+    }
+
+    /// Makes a link a port of a bridge that neither learns from it nor expects anything but `master
+    /// static` entries to find it.
+    ///
+    /// # Errors
+    ///
+    /// `EXFULL` when the bridge has its 1,023 ports.
+    pub async fn join_bridge(&self, index: u32, bridge: u32) -> Result<()> {
+        let action = format!("make link {index} a port of bridge {bridge}");
+        let join = by_index(index, vec![LinkAttribute::Controller(bridge)]);
+        self.change(&action, RouteNetlinkMessage::SetLink(join)).await?;
+        let settings = by_index(
+            index,
+            vec![LinkAttribute::LinkInfo(vec![
+                LinkInfo::PortKind(InfoPortKind::Bridge),
+                LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::Learning(false)])),
+            ])],
+        );
+        // Port settings are a change of a link's kind-specific data: RTM_NEWLINK without NLM_F_CREATE.
+        self.change(&action, RouteNetlinkMessage::NewLink(settings)).await
+    }
+
+    /// Deletes a link. The other end of a veth pair goes with it. Succeeds if there is none.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub async fn delete_link(&self, index: u32) -> Result<()> {
+        let message = by_index(index, Vec::new());
+        self.delete(&format!("delete link {index}"), message).await
+    }
+
+    /// Deletes every link of a group in one transaction: 50 links take as long as two deleted one by one.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub async fn delete_group(&self, group: u32) -> Result<()> {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![LinkAttribute::Group(group)];
+        self.delete(&format!("delete the links of group {group}"), message).await
+    }
+
+    async fn delete(&self, action: &str, message: LinkMessage) -> Result<()> {
+        match self.change(action, RouteNetlinkMessage::DelLink(message)).await {
+            Err(error) if error.errno() == Some(libc::ENODEV) => Ok(()),
+            result => result,
+        }
+    }
+}
+
+fn by_index(index: u32, attributes: Vec<LinkAttribute>) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes = attributes;
+    message
+}
+
+impl From<LinkMessage> for Link {
+    fn from(message: LinkMessage) -> Self {
+        let mut link = Self {
+            index: message.header.index,
+            up: message.header.flags.contains(LinkFlags::Up),
+            ..Self::default()
+        };
+        for attribute in message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name = name,
+                LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
+                LinkAttribute::Group(group) => link.group = group,
+                LinkAttribute::Controller(index) => link.controller = Some(index),
+                LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok().map(Mac),
+                LinkAttribute::LinkInfo(infos) => {
+                    link.kind = infos.into_iter().find_map(|info| match info {
+                        LinkInfo::Kind(kind) => Some(kind.to_string()),
+                        _ => None,
+                    });
+                }
+                LinkAttribute::Stats64(stats) => {
+                    link.stats = LinkStats {
+                        rx_packets: stats.rx_packets,
+                        rx_bytes: stats.rx_bytes,
+                        rx_dropped: stats.rx_dropped,
+                        tx_packets: stats.tx_packets,
+                        tx_bytes: stats.tx_bytes,
+                        tx_dropped: stats.tx_dropped,
+                    };
+                }
+                _ => {}
+            }
+        }
+        link
+    }
+}

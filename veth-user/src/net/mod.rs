@@ -1,0 +1,41 @@
+//! The operating system's edge: namespaces, links, addresses, bridges, sysctls. Knows nothing of
+//! topologies or programs. Every change goes through netlink, mounts or `/proc/sys`, never through `ip`.
+
+pub mod address;
+pub mod bridge;
+pub mod link;
+pub mod netlink;
+pub mod netns;
+pub mod sysctl;
+
+use std::io;
+
+pub use netlink::Netlink;
+pub use netns::Netns;
+
+/// What went wrong at the operating system's edge: what was being done, and the system's answer.
+#[derive(Debug, thiserror::Error)]
+#[error("{action}")]
+pub struct Error {
+    /// What was being done, to what.
+    pub action: String,
+    /// The system's answer.
+    #[source]
+    pub source: io::Error,
+}
+
+impl Error {
+    /// Pairs an action with the system's answer.
+    pub fn new(action: impl Into<String>, source: impl Into<io::Error>) -> Self {
+        Self { action: action.into(), source: source.into() }
+    }
+
+    /// The kernel's error number, where it gave one.
+    #[must_use]
+    pub fn errno(&self) -> Option<i32> {
+        self.source.raw_os_error()
+    }
+}
+
+/// The result of a change to the operating system.
+pub type Result<T> = std::result::Result<T, Error>;

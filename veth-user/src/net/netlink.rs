@@ -1,0 +1,142 @@
+//! A route netlink socket that was opened in one namespace and is used from anywhere.
+
+use std::{io, thread};
+
+use futures_util::StreamExt as _;
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage,
+    NetlinkPayload,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+use rtnetlink::Handle;
+use tokio::task::JoinHandle;
+
+use super::{Error, Netns, Result};
+
+/// How often an interrupted dump is read again before giving up.
+const DUMP_ATTEMPTS: u32 = 16;
+
+/// A connection to the kernel's route netlink, bound to the namespace it was opened in.
+#[derive(Debug)]
+pub struct Netlink {
+    handle: Handle,
+    driver: JoinHandle<()>,
+}
+
+impl Drop for Netlink {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Netlink {
+    /// Connects in the namespace of the calling thread.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel gives no socket.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub fn open() -> Result<Self> {
+        let (connection, handle, _messages) =
+            rtnetlink::new_connection().map_err(|source| Error::new("open a netlink socket", source))?;
+        Ok(Self { handle, driver: tokio::spawn(connection) })
+    }
+
+    /// Connects in another namespace. The socket stays there, whoever uses it.
+    ///
+    /// # Errors
+    ///
+    /// When the namespace cannot be entered or the kernel gives no socket.
+    pub fn open_in(namespace: &Netns) -> Result<Self> {
+        let runtime = tokio::runtime::Handle::current();
+        namespace.run(|| {
+            let _entered = runtime.enter();
+            Self::open()
+        })?
+    }
+
+    /// Sends a request that makes something, and fails with `EEXIST` if it is there already.
+    pub(super) async fn create(&self, action: &str, message: RouteNetlinkMessage) -> Result<()> {
+        self.acknowledged(action, message, NLM_F_CREATE | NLM_F_EXCL).await
+    }
+
+    /// Sends a request that makes something or overwrites what is there.
+    pub(super) async fn replace(&self, action: &str, message: RouteNetlinkMessage) -> Result<()> {
+        self.acknowledged(action, message, NLM_F_CREATE | netlink_packet_core::NLM_F_REPLACE).await
+    }
+
+    /// Sends a request that changes or removes something.
+    pub(super) async fn change(&self, action: &str, message: RouteNetlinkMessage) -> Result<()> {
+        self.acknowledged(action, message, 0).await
+    }
+
+    async fn acknowledged(&self, action: &str, message: RouteNetlinkMessage, flags: u16) -> Result<()> {
+        let mut request = NetlinkMessage::from(message);
+        request.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+        let mut answers = self.request(action, request)?;
+        while let Some(answer) = answers.next().await {
+            if let NetlinkPayload::Error(answer) = answer.payload
+                && answer.code.is_some()
+            {
+                return Err(Error::new(action, answer.to_io()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a whole table. A dump that the kernel marks as interrupted by a change is read again:
+    /// rtnetlink itself ignores the mark and would return a table with holes.
+    pub(super) async fn dump(
+        &self,
+        action: &str,
+        message: RouteNetlinkMessage,
+    ) -> Result<Vec<RouteNetlinkMessage>> {
+        'attempt: for _ in 0..DUMP_ATTEMPTS {
+            let mut request = NetlinkMessage::from(message.clone());
+            request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+            let mut answers = self.request(action, request)?;
+            let mut table = Vec::new();
+            while let Some(answer) = answers.next().await {
+                if answer.header.flags & NLM_F_DUMP_INTR != 0 {
+                    continue 'attempt;
+                }
+                match answer.payload {
+                    NetlinkPayload::InnerMessage(row) => table.push(row),
+                    NetlinkPayload::Error(answer) if answer.code.is_some() => {
+                        return Err(Error::new(action, answer.to_io()));
+                    }
+                    _ => {}
+                }
+            }
+            return Ok(table);
+        }
+        Err(Error::new(
+            format!("{action}: the table changed under each of {DUMP_ATTEMPTS} readings"),
+            io::Error::from(io::ErrorKind::Interrupted),
+        ))
+    }
+
+    fn request(
+        &self,
+        action: &str,
+        request: NetlinkMessage<RouteNetlinkMessage>,
+    ) -> Result<impl futures_util::Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + use<>> {
+        self.handle.clone().request(request).map_err(|error| Error::new(action, io::Error::other(error)))
+    }
+}
+
+/// Runs a closure on a thread of its own and waits for it, so that whatever the closure does to its thread
+/// (above all: enter a namespace) ends with that thread.
+pub(super) fn on_own_thread<T: Send>(action: &str, work: impl FnOnce() -> T + Send) -> Result<T> {
+    thread::scope(|scope| {
+        thread::Builder::new()
+            .name("netns".to_owned())
+            .spawn_scoped(scope, work)
+            .map_err(|source| Error::new(format!("{action}: start a thread"), source))?
+            .join()
+            .map_err(|_panic| Error::new(action, io::Error::other("the thread panicked")))
+    })
+}

@@ -1,0 +1,38 @@
+//! Values under `/proc/sys/net`, which are those of the calling thread's namespace.
+//!
+//! Only written for links and namespaces that we made: they go when those go, so nothing has to be restored.
+
+use std::{fs, path::Path};
+
+use super::{Error, Result};
+
+/// Keeps a host end or a bridge quiet: no IPv6 of its own, so no multicast reports, no router solicitations
+/// and no address that a pod could talk to. Frames that cross it are not concerned.
+///
+/// # Errors
+///
+/// When the value cannot be written.
+pub fn disable_ipv6(link: &str) -> Result<()> {
+    write_ipv6(link, "disable_ipv6", "1")
+}
+
+/// Makes addresses of the calling thread's namespace usable at once: no duplicate address detection.
+///
+/// # Errors
+///
+/// When a value cannot be written.
+pub fn disable_dad() -> Result<()> {
+    write_ipv6("all", "accept_dad", "0")?;
+    write_ipv6("default", "accept_dad", "0")
+}
+
+fn write_ipv6(link: &str, key: &str, value: &str) -> Result<()> {
+    let path = Path::new("/proc/sys/net/ipv6/conf").join(link).join(key);
+    match fs::write(&path, value) {
+        // A kernel without IPv6 sends none.
+        Err(source) if source.kind() == std::io::ErrorKind::NotFound && !Path::new("/proc/sys/net/ipv6").exists() => {
+            Ok(())
+        }
+        result => result.map_err(|source| Error::new(format!("write {value} to {}", path.display()), source)),
+    }
+}

@@ -1,0 +1,206 @@
+//! Declared state, and how the machine gets there: model -> plan -> apply, and back by observe.
+
+pub mod apply;
+pub mod model;
+pub mod observe;
+pub mod plan;
+
+use crate::{
+    datapath, net,
+    state::{self, Record, Roots},
+};
+use std::collections::BTreeSet;
+
+pub use apply::{Outcome, Progress, down, up};
+pub use model::{Path, Pod, Port, Switch, Topology};
+pub use observe::{Status, observe};
+
+/// Why a topology could not be brought up, taken down or looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The declaration makes no sense.
+    #[error(transparent)]
+    Invalid(#[from] model::Invalid),
+    /// A name that the topology needs belongs to somebody else.
+    #[error(
+        "{what} {name} exists and was not made by veth for the topology {topology}; nothing was changed. \
+         Remove it (`{remove}`), or choose other names with --name"
+    )]
+    Taken {
+        /// The kind of thing: `network namespace`, `link`.
+        what: &'static str,
+        /// Its name.
+        name: String,
+        /// The topology that needs the name.
+        topology: String,
+        /// The command that would remove it.
+        remove: String,
+    },
+    /// A topology of this name is up and looks different.
+    #[error(
+        "the topology {0} is up with another shape; take it down first (`veth down {0}`) or choose \
+         another name with --name"
+    )]
+    OtherShape(String),
+    /// The topology belongs to a veth that lays its maps out differently.
+    #[error(
+        "the topology {name} was made with map layout {found} by veth {version}, and this veth speaks layout \
+         {expected}; use that version, or `veth down {name}` (which works across layouts) and bring it up again"
+    )]
+    OtherLayout {
+        /// The topology.
+        name: String,
+        /// Its layout.
+        found: u32,
+        /// Ours.
+        expected: u32,
+        /// The version that made it.
+        version: String,
+    },
+    /// The topology was made in another network namespace than this one.
+    #[error(
+        "the topology {name} lives in another network namespace (net:[{inode}]) than this process; run veth \
+         there, for instance with `nsenter --net=FILE veth …`"
+    )]
+    OtherNamespace {
+        /// The topology.
+        name: String,
+        /// The namespace it lives in.
+        inode: u64,
+    },
+    /// Nothing of that name is there.
+    #[error("there is no topology {name}{}", known_names(.known))]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// No topology has such a pod.
+    #[error("there is no pod {pod}{}", known_names(.known))]
+    UnknownPod {
+        /// What was asked for.
+        pod: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// Several topologies have such a pod.
+    #[error("several topologies have a pod {pod}; say which one: {}", .found.join(", "))]
+    AmbiguousPod {
+        /// What was asked for.
+        pod: String,
+        /// What it could mean.
+        found: Vec<String>,
+    },
+    /// Something failed, and what had been made until then was removed again.
+    #[error("{step} failed; everything made before was removed again{}", list(.rollback))]
+    RolledBack {
+        /// The step that failed.
+        step: String,
+        /// Why.
+        #[source]
+        source: Box<Error>,
+        /// What went wrong while removing, if anything did.
+        rollback: Vec<Error>,
+    },
+    /// Some things could not be removed. The rest was.
+    #[error("{} could not be removed; run `veth down` again when the cause is gone{}", count(.0), list(.0))]
+    Teardown(Vec<Error>),
+    /// From the operating system's edge.
+    #[error(transparent)]
+    Net(#[from] net::Error),
+    /// From the eBPF edge.
+    #[error(transparent)]
+    Datapath(#[from] datapath::Error),
+    /// From the state folder.
+    #[error(transparent)]
+    State(#[from] state::Error),
+}
+
+/// The record of a topology that must be there.
+///
+/// # Errors
+///
+/// When there is none; the error says which there are.
+pub fn record(roots: &Roots, name: &str) -> Result<Record, Error> {
+    model::check_name(name, "topology")?;
+    let unknown = || Ok::<_, state::Error>(Error::Unknown { name: name.to_owned(), known: roots.names()? });
+    match roots.load(name)? {
+        Some(record) => Ok(record),
+        None => Err(unknown()?),
+    }
+}
+
+/// The names of all topologies of which anything is left: a record or pins.
+///
+/// # Errors
+///
+/// When the machine cannot be looked at.
+pub fn names(roots: &Roots) -> Result<Vec<String>, Error> {
+    let mut names: BTreeSet<String> = roots.names()?.into_iter().collect();
+    names.extend(datapath::pins::topologies(roots));
+    Ok(names.into_iter().collect())
+}
+
+/// A pod by its name, or by `TOPOLOGY/POD`.
+///
+/// # Errors
+///
+/// When there is none, or more than one.
+pub fn find_pod(roots: &Roots, name: &str) -> Result<Pod, Error> {
+    let (topology, pod) = match name.split_once('/') {
+        Some((topology, pod)) => (Some(topology), pod),
+        None => (None, name),
+    };
+    let mut known = Vec::new();
+    let mut found = Vec::new();
+    for record in roots.names()? {
+        let Some(record) = roots.load(&record)? else { continue };
+        for candidate in record.topology.pods {
+            let full = format!("{}/{}", record.topology.name, candidate.name);
+            if candidate.name == pod && topology.is_none_or(|topology| topology == record.topology.name) {
+                found.push((full, candidate));
+            } else {
+                known.push(full);
+            }
+        }
+    }
+    match found.len() {
+        0 => Err(Error::UnknownPod { pod: name.to_owned(), known }),
+        1 => Ok(found.remove(0).1),
+        _ => Err(Error::AmbiguousPod {
+            pod: name.to_owned(),
+            found: found.into_iter().map(|(full, _)| full).collect(),
+        }),
+    }
+}
+
+fn known_names(names: &[String]) -> String {
+    const SHOWN: usize = 10;
+    match names.len() {
+        0 => "; nothing is up".to_owned(),
+        n if n > SHOWN => format!("; there is {} and {} more", names[..SHOWN].join(", "), n - SHOWN),
+        _ => format!("; there is {}", names.join(", ")),
+    }
+}
+
+fn count(errors: &[Error]) -> String {
+    match errors.len() {
+        1 => "one thing".to_owned(),
+        n => format!("{n} things"),
+    }
+}
+
+fn list(errors: &[Error]) -> String {
+    use std::{error::Error as _, fmt::Write as _};
+    let mut text = String::new();
+    for error in errors {
+        let _unused: std::fmt::Result = write!(text, "\n  - {error}");
+        let mut source = error.source();
+        while let Some(cause) = source {
+            let _unused: std::fmt::Result = write!(text, ": {cause}");
+            source = cause.source();
+        }
+    }
+    text
+}

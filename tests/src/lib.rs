@@ -1,1 +1,16 @@
-//! x
+//! What integration tests stand on: a throw-away host, the pods in it, frames, and programs of others.
+//!
+//! Tests panic; they do not return errors, which would have no place in the code.
+#![expect(
+    clippy::missing_panics_doc,
+    clippy::unwrap_used,
+    reason = "everything in a test panics when it fails"
+)]
+
+pub mod foreign;
+pub mod frame;
+pub mod lab;
+pub mod packet;
+pub mod traffic;
+
+pub use lab::{Finished, Lab, Running};

@@ -10,7 +10,7 @@ pub mod verdict;
 pub use forward::{Decision, Tables, decide};
 pub use frame::{EthernetHeader, Frame, Mac};
 pub use layout::{
-    DEFAULT_CAPACITY, FdbKey, LAYOUT_VERSION, Port, PortCounters, PortKind, RedirectMode,
-    SLOT_UNATTRIBUTED, Tally, Target,
+    DEFAULT_CAPACITY, FdbKey, LAYOUT_VERSION, Port, PortCounters, PortKind, RedirectMode, SLOT_UNATTRIBUTED,
+    Tally, Target,
 };
 pub use verdict::{DropReason, Verdict};

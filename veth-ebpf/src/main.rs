@@ -3,7 +3,11 @@
 //! Built for the BPF target by `cargo xtask build-ebpf`. On any other target the crate still compiles, to
 //! nothing that runs, so that `cargo check`, clippy and editors need no BPF toolchain.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
-#![expect(missing_docs, unreachable_pub, reason = "the program macros write public functions without documentation")]
+#![expect(
+    missing_docs,
+    unreachable_pub,
+    reason = "the program macros write public functions without documentation"
+)]
 
 mod count;
 mod maps;

@@ -50,7 +50,13 @@ pub(crate) fn ingress(ctx: &TcContext) -> i32 {
             action(unsafe { bpf_redirect(ifindex, 0) })
         }
         Decision::Drop(reason) => {
-            warn!(ctx, "dropped a frame of {} bytes on interface {}: {}", skb.len, skb.ifindex, reason.name());
+            warn!(
+                ctx,
+                "dropped a frame of {} bytes on interface {}: {}",
+                skb.len,
+                skb.ifindex,
+                reason.name()
+            );
             TC_ACT_SHOT
         }
     }

@@ -21,7 +21,11 @@ pub fn si(value: f64) -> String {
         value /= 1_000.0;
         prefix = next;
     }
-    if value >= 99.95 || prefix.is_empty() { format!("{value:.0}{prefix}") } else { format!("{value:.1}{prefix}") }
+    if value >= 99.95 || prefix.is_empty() {
+        format!("{value:.0}{prefix}")
+    } else {
+        format!("{value:.1}{prefix}")
+    }
 }
 
 #[cfg(test)]
@@ -30,9 +34,14 @@ mod tests {
 
     #[test]
     fn si_prefixes() {
-        for (value, text) in
-            [(0.0, "0"), (999.0, "999"), (999.6, "1.0k"), (12_345.0, "12.3k"), (21.5e9, "21.5G"), (123.4e6, "123M")]
-        {
+        for (value, text) in [
+            (0.0, "0"),
+            (999.0, "999"),
+            (999.6, "1.0k"),
+            (12_345.0, "12.3k"),
+            (21.5e9, "21.5G"),
+            (123.4e6, "123M"),
+        ] {
             assert_eq!(si(value), text);
         }
     }

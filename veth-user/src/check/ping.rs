@@ -79,7 +79,12 @@ fn exchange(address: IpAddr, count: u16) -> Result<Vec<Duration>, Error> {
         match socket.send_to(&request, &target) {
             Ok(_) => {}
             // No neighbour, no route: a lost request, not a broken check.
-            Err(error) if matches!(error.kind(), io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable) => {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable
+                ) =>
+            {
                 continue;
             }
             Err(error) => return Err(Error::socket(&action)(error)),
@@ -154,7 +159,9 @@ fn is_reply(message: &[u8], address: IpAddr, id: u16, sequence: u16) -> bool {
     };
     let [id, sequence] = [id.to_be_bytes(), sequence.to_be_bytes()];
     message.get(header..).is_some_and(|icmp| {
-        icmp.first() == Some(&kind) && icmp.get(4..6) == Some(&id[..]) && icmp.get(6..8) == Some(&sequence[..])
+        icmp.first() == Some(&kind)
+            && icmp.get(4..6) == Some(&id[..])
+            && icmp.get(6..8) == Some(&sequence[..])
     })
 }
 

@@ -44,8 +44,7 @@ pub(super) fn transfer(
     duration: Duration,
 ) -> Result<TcpReport, Error> {
     let action = |what: &str| format!("{what} for a TCP transfer from {from} to {to} ({address})");
-    let listener =
-        to_namespace.run(|| listen(address))?.map_err(Error::socket(action("listen")))?;
+    let listener = to_namespace.run(|| listen(address))?.map_err(Error::socket(action("listen")))?;
     let target = listener.local_addr().map_err(Error::socket(action("listen")))?;
     let (received, sent) = thread::scope(|scope| {
         let receiver = scope.spawn(|| receive(&listener));

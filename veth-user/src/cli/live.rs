@@ -21,7 +21,6 @@ impl Live {
         Self { terminal: io::stdout().is_terminal(), drawn: 0 }
     }
 
-
     /// Rows of ports that fit, with headings and a line below.
     pub(super) fn rows(&self) -> usize {
         if !self.terminal {

@@ -86,7 +86,7 @@ fn topologies(rows: &[Row]) -> String {
         }
     }
     let drift: String = rows.iter().map(drift).collect();
-    format!("{table}\n{drift}")
+    format!("{}\n{drift}", table.trim_fmt())
 }
 
 fn ports(row: &Row) -> String {
@@ -102,15 +102,20 @@ fn ports(row: &Row) -> String {
             addresses.join(" "),
         ]);
     }
-    format!("{}: {}\n{table}\n{}", row.record.topology.name, row.status.name(), drift(row))
+    let name = &row.record.topology.name;
+    format!("{name}: {}\n{}\n{}", row.status.name(), table.trim_fmt(), drift(row))
 }
 
 fn drift(row: &Row) -> String {
     let name = &row.record.topology.name;
     match &row.status {
         Status::Drifted(drift) => drift.iter().map(|what| format!("{name}: {what}\n")).collect(),
-        Status::Incomplete => format!("{name}: a command was killed; `veth up` or `veth down {name}` repairs\n"),
-        Status::Gone => format!("{name}: from before the machine was restarted; `veth down {name}` forgets it\n"),
+        Status::Incomplete => {
+            format!("{name}: a command was killed; `veth up` or `veth down {name}` repairs\n")
+        }
+        Status::Gone => {
+            format!("{name}: from before the machine was restarted; `veth down {name}` forgets it\n")
+        }
         Status::Up | Status::Elsewhere => String::new(),
     }
 }

@@ -49,6 +49,7 @@ impl TopologyArgs {
 
 /// Reads `10s`, `500ms`, `2m 30s`; a period of no length would never come round.
 pub(super) fn period(text: &str) -> Result<Duration, String> {
-    let period = humantime::parse_duration(text).map_err(|error| format!("{error}; write it like 10s or 500ms"))?;
+    let period =
+        humantime::parse_duration(text).map_err(|error| format!("{error}; write it like 10s or 500ms"))?;
     if period.is_zero() { Err("it must be longer than nothing".to_owned()) } else { Ok(period) }
 }

@@ -75,7 +75,9 @@ pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
         && topology::observe(roots, &record, &Netlink::open()?.links().await?)? == topology::Status::Up
     {
         let name = topology.name;
-        bail!("{name} is up already, and `run` would remove it at its end; watch it with `veth stats {name} --watch`");
+        bail!(
+            "{name} is up already, and `run` would remove it at its end; watch it with `veth stats {name} --watch`"
+        );
     }
     let body = interruptible(body(roots, &topology, duration, json));
     let ended = AssertUnwindSafe(body).catch_unwind().await;
@@ -104,7 +106,12 @@ pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
     }
 }
 
-async fn body(roots: &Roots, topology: &Topology, duration: Option<Duration>, json: bool) -> Result<ExitCode> {
+async fn body(
+    roots: &Roots,
+    topology: &Topology,
+    duration: Option<Duration>,
+    json: bool,
+) -> Result<ExitCode> {
     if bring_up(roots, topology).await? == Outcome::AlreadyUp {
         bail!("{} was brought up by somebody else meanwhile", topology.name);
     }
@@ -125,7 +132,11 @@ async fn body(roots: &Roots, topology: &Topology, duration: Option<Duration>, js
         if json || !std::io::stdout().is_terminal() {
             tokio::time::sleep(duration.unwrap_or_default()).await;
             let stats = stats::take(roots, records, &Netlink::open()?).await?;
-            if json { print_json(&Output { check: report.clone(), stats }) } else { print(&stats::tables(&stats, None, usize::MAX)) }
+            if json {
+                print_json(&Output { check: report.clone(), stats })
+            } else {
+                print(&stats::tables(&stats, None, usize::MAX))
+            }
         } else {
             let watching = stats::watch(roots, records, PERIOD, false);
             match duration {
@@ -140,7 +151,8 @@ async fn body(roots: &Roots, topology: &Topology, duration: Option<Duration>, js
 }
 
 fn describe(report: &Report) -> String {
-    let microseconds = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.0}"));
+    let microseconds =
+        |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.0}"));
     let mut text = String::new();
     for ping in &report.pings {
         text.push_str(&format!(

@@ -77,6 +77,7 @@ pub(super) async fn take(roots: &Roots, records: &[Record], netlink: &Netlink) -
         .iter()
         .map(|record| {
             let name = &record.topology.name;
+            topology::check_layout(record)?;
             Snapshot::take(roots, record, &links).with_context(|| format!("read the counters of {name}"))
         })
         .collect()

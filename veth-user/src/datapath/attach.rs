@@ -21,14 +21,11 @@ impl Datapath {
         let action = format!("attach tcx ingress to {link}");
         let program = self.program()?;
         let id = program
-            .attach_with_options(
-                link,
-                TcAttachType::Ingress,
-                TcAttachOptions::TcxOrder(LinkOrder::last()),
-            )
+            .attach_with_options(link, TcAttachType::Ingress, TcAttachOptions::TcxOrder(LinkOrder::last()))
             .map_err(|source| Error::program(action.clone(), super::load::INGRESS, source))?;
-        let attached: SchedClassifierLink =
-            program.take_link(id).map_err(|source| Error::program(action.clone(), super::load::INGRESS, source))?;
+        let attached: SchedClassifierLink = program
+            .take_link(id)
+            .map_err(|source| Error::program(action.clone(), super::load::INGRESS, source))?;
         let attached = FdLink::try_from(attached).map_err(|source| link_error(action, source))?;
         let path = self.pins.link(link);
         // Dropping the returned handle keeps the pin.

@@ -9,10 +9,7 @@ use aya::{
 use veth_common::DEFAULT_CAPACITY;
 
 use super::{Error, object, pins::Pins};
-use crate::{
-    state::Roots,
-    topology::model::LogLevel,
-};
+use crate::{state::Roots, topology::model::LogLevel};
 
 /// The TC ingress program, as the object names it.
 pub(super) const INGRESS: &str = "veth_ingress";
@@ -78,7 +75,8 @@ impl Datapath {
         datapath.program()?.pin(&path).map_err(|source| super::pin_error("pin the program", path, source))?;
         for name in MAPS {
             let path = datapath.pins.map(name);
-            let map = datapath.ebpf.map(name).ok_or_else(|| Error::BadObject(format!("it has no map {name}")))?;
+            let map =
+                datapath.ebpf.map(name).ok_or_else(|| Error::BadObject(format!("it has no map {name}")))?;
             map.pin(&path).map_err(|source| super::pin_error("pin the map", path, source))?;
         }
         Ok(datapath)

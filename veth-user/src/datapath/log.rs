@@ -22,10 +22,8 @@ pub async fn forward(pins: &Pins) -> Result<(), Error> {
     let logger = unsafe { AsyncFd::register(logger) };
     let mut logger = logger.map_err(|source| Error::kernel(action(), io::Error::from(source)))?;
     loop {
-        let mut ready = logger
-            .readable_mut()
-            .await
-            .map_err(|source: io::Error| Error::kernel(action(), source))?;
+        let mut ready =
+            logger.readable_mut().await.map_err(|source: io::Error| Error::kernel(action(), source))?;
         ready.get_inner_mut().flush();
         ready.clear_ready();
     }

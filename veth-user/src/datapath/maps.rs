@@ -55,8 +55,7 @@ impl Datapath {
         &'a mut self,
         name: &str,
     ) -> Result<T, Error> {
-        let map =
-            self.ebpf.map_mut(name).ok_or_else(|| Error::BadObject(format!("it has no map {name}")))?;
+        let map = self.ebpf.map_mut(name).ok_or_else(|| Error::BadObject(format!("it has no map {name}")))?;
         T::try_from(map).map_err(|source| map_error(format!("use the map {name}"), source))
     }
 }
@@ -86,8 +85,10 @@ impl Counters {
     ///
     /// When there is no such slot.
     pub fn read(&self, slot: u32) -> Result<PortCounters, Error> {
-        let cpus =
-            self.map.get(&slot, 0).map_err(|source| map_error(format!("read the counters of slot {slot}"), source))?;
+        let cpus = self
+            .map
+            .get(&slot, 0)
+            .map_err(|source| map_error(format!("read the counters of slot {slot}"), source))?;
         let mut sum = PortCounters::default();
         for cpu in cpus.iter() {
             sum.add(cpu);
@@ -99,14 +100,25 @@ impl Counters {
 /// Opens a pinned map and checks that it is what this layout says: the kernel and aya would let us read
 /// another one's bytes as ours.
 fn open_pinned<K: Pod, V: Pod>(path: &Path) -> Result<MapData, Error> {
-    let info = MapInfo::from_pin(path).map_err(|source| map_error(format!("open {}", path.display()), source))?;
-    let sizes = [("the key's size", info.key_size(), size_of::<K>()), ("the value's size", info.value_size(), size_of::<V>())];
+    let info =
+        MapInfo::from_pin(path).map_err(|source| map_error(format!("open {}", path.display()), source))?;
+    let sizes = [
+        ("the key's size", info.key_size(), size_of::<K>()),
+        ("the value's size", info.value_size(), size_of::<V>()),
+    ];
     for (what, found, expected) in sizes {
         let expected = u32::try_from(expected).unwrap_or(u32::MAX);
         if found != expected {
-            return Err(Error::MapLayout { path: path.to_owned(), layout: LAYOUT_VERSION, what, found, expected });
+            return Err(Error::MapLayout {
+                path: path.to_owned(),
+                layout: LAYOUT_VERSION,
+                what,
+                found,
+                expected,
+            });
         }
     }
-    let data = MapData::from_pin(path).map_err(|source| map_error(format!("open {}", path.display()), source))?;
+    let data =
+        MapData::from_pin(path).map_err(|source| map_error(format!("open {}", path.display()), source))?;
     Ok(data)
 }

@@ -135,7 +135,8 @@ impl Error {
 /// The last line of a verifier log before its statistics.
 fn verifier_reason(log: &str) -> Option<&str> {
     log.lines().map(str::trim).rfind(|line| {
-        !line.is_empty() && !["processed ", "verification time", "stack depth"].iter().any(|s| line.starts_with(s))
+        !line.is_empty()
+            && !["processed ", "verification time", "stack depth"].iter().any(|s| line.starts_with(s))
     })
 }
 

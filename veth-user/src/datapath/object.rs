@@ -28,15 +28,18 @@ fn check_layout(bytes: &[u8]) -> Result<(), Error> {
         return Err(Error::NoObject);
     }
     let found = layout_version(bytes)?;
-    if found == LAYOUT_VERSION { Ok(()) } else { Err(Error::ObjectLayout { found, expected: LAYOUT_VERSION }) }
+    if found == LAYOUT_VERSION {
+        Ok(())
+    } else {
+        Err(Error::ObjectLayout { found, expected: LAYOUT_VERSION })
+    }
 }
 
 fn layout_version(bytes: &[u8]) -> Result<u32, Error> {
     let bad = |error: &dyn std::fmt::Display| Error::BadObject(error.to_string());
     let file = object::File::parse(bytes).map_err(|error| bad(&error))?;
-    let symbol = file
-        .symbol_by_name("VETH_LAYOUT_VERSION")
-        .ok_or_else(|| bad(&"it has no VETH_LAYOUT_VERSION"))?;
+    let symbol =
+        file.symbol_by_name("VETH_LAYOUT_VERSION").ok_or_else(|| bad(&"it has no VETH_LAYOUT_VERSION"))?;
     let index = symbol.section_index().ok_or_else(|| bad(&"VETH_LAYOUT_VERSION is in no section"))?;
     let section = file.section_by_index(index).map_err(|error| bad(&error))?;
     let value = section
@@ -78,7 +81,9 @@ mod tests {
         };
         other[at..at + 4].copy_from_slice(&(LAYOUT_VERSION + 1).to_ne_bytes());
         match check_layout(&other) {
-            Err(Error::ObjectLayout { found, expected }) => assert_eq!((found, expected), (LAYOUT_VERSION + 1, LAYOUT_VERSION)),
+            Err(Error::ObjectLayout { found, expected }) => {
+                assert_eq!((found, expected), (LAYOUT_VERSION + 1, LAYOUT_VERSION))
+            }
             other => panic!("{other:?}"),
         }
     }

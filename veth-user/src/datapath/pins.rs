@@ -148,11 +148,12 @@ pub fn prepare(roots: &Roots) -> Result<(), Error> {
     }
     let error = |why: String| Error::NoBpffs { path: roots.pins.clone(), why };
     if !roots.pins.starts_with(BPFFS) {
-        return Err(error(format!("mount one there (`mount -t bpf bpf {}`), or use {BPFFS}/…", roots.pins.display())));
+        return Err(error(format!(
+            "mount one there (`mount -t bpf bpf {}`), or use {BPFFS}/…",
+            roots.pins.display()
+        )));
     }
-    if let (Ok(ours), Ok(first)) = (fs::read_link("/proc/self/ns/mnt"), fs::read_link("/proc/1/ns/mnt"))
-        && ours != first
-    {
+    if mounts_vanish_with_us() {
         return Err(error(format!(
             "{BPFFS} is not mounted in this mount namespace, and a mount made here would vanish with it. \
              `ip netns exec` is such a place: use `nsenter --net=/run/netns/NAME veth …`, or mount it before \
@@ -183,6 +184,17 @@ pub fn unmount_if_ours(roots: &Roots) -> Result<(), Error> {
         let _unused: nix::Result<()> = umount2(&mount_point, MntFlags::empty());
     }
     Ok(())
+}
+
+/// Whether we are in a mount namespace that is not the machine's (or the container's): not that of the first
+/// process, or where that may not be seen, not that of whoever started us.
+fn mounts_vanish_with_us() -> bool {
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt"));
+    let parent = nix::unistd::getppid().to_string();
+    match (namespace("self"), namespace("1").or_else(|_| namespace(&parent))) {
+        (Ok(ours), Ok(theirs)) => ours != theirs,
+        _ => false,
+    }
 }
 
 fn is_on_bpffs(path: &Path) -> bool {

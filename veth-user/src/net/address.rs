@@ -69,15 +69,19 @@ impl Netlink {
         let mut message = AddressMessage::default();
         message.header.index = index;
         message.header.prefix_len = cidr.prefix;
-        message.attributes = vec![AddressAttribute::Local(cidr.address), AddressAttribute::Address(cidr.address)];
+        message.attributes =
+            vec![AddressAttribute::Local(cidr.address), AddressAttribute::Address(cidr.address)];
         if cidr.address.is_ipv4() {
             message.header.family = AddressFamily::Inet;
         } else {
             message.header.family = AddressFamily::Inet6;
             message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
         }
-        self.create(&format!("add the address {cidr} to link {index}"), RouteNetlinkMessage::NewAddress(message))
-            .await
+        self.create(
+            &format!("add the address {cidr} to link {index}"),
+            RouteNetlinkMessage::NewAddress(message),
+        )
+        .await
     }
 }
 

@@ -215,9 +215,8 @@ fn path(name: &str) -> PathBuf {
 fn share_netns_dir() -> Result<()> {
     let action = "prepare /run/netns";
     fs::create_dir_all(NETNS_DIR).map_err(|source| Error::new(action, source))?;
-    let share = || {
-        mount(None::<&str>, NETNS_DIR, None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>)
-    };
+    let share =
+        || mount(None::<&str>, NETNS_DIR, None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>);
     match share() {
         // Not a mount point yet.
         Err(nix::errno::Errno::EINVAL) => {

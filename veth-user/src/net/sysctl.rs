@@ -30,7 +30,9 @@ fn write_ipv6(link: &str, key: &str, value: &str) -> Result<()> {
     let path = Path::new("/proc/sys/net/ipv6/conf").join(link).join(key);
     match fs::write(&path, value) {
         // A kernel without IPv6 sends none.
-        Err(source) if source.kind() == std::io::ErrorKind::NotFound && !Path::new("/proc/sys/net/ipv6").exists() => {
+        Err(source)
+            if source.kind() == std::io::ErrorKind::NotFound && !Path::new("/proc/sys/net/ipv6").exists() =>
+        {
             Ok(())
         }
         result => result.map_err(|source| Error::new(format!("write {value} to {}", path.display()), source)),

@@ -10,7 +10,8 @@ use crate::text::{plain_table, si};
 #[must_use]
 pub fn render(snapshot: &Snapshot, earlier: Option<&Snapshot>, rows: usize) -> String {
     let Snapshot { topology, taken_ms, ports, unattributed } = snapshot;
-    let mut heading = vec!["POD", "PORT", "LINK", "RX", "REDIRECTED", "PASSED", "DROPPED", "TX", "RX BYTES", "TX BYTES"];
+    let mut heading =
+        vec!["POD", "PORT", "LINK", "RX", "REDIRECTED", "PASSED", "DROPPED", "TX", "RX BYTES", "TX BYTES"];
     if earlier.is_some() {
         heading.extend(["RX/s", "TX/s", "TX bit/s"]);
     }
@@ -25,13 +26,15 @@ pub fn render(snapshot: &Snapshot, earlier: Option<&Snapshot>, rows: usize) -> S
     for column in table.column_iter_mut().skip(3) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    let mut text = format!("{topology}\n{table}\n");
+    let mut text = format!("{topology}\n{}\n", table.trim_fmt());
     if ports.len() > rows {
         text.push_str(&format!("… and {} more ports\n", ports.len() - rows));
     }
     if unattributed.packets > 0 {
         let packets = HumanCount(unattributed.packets);
-        text.push_str(&format!("{packets} frames came in on interfaces that are no port, and were passed on\n"));
+        text.push_str(&format!(
+            "{packets} frames came in on interfaces that are no port, and were passed on\n"
+        ));
     }
     text
 }
@@ -67,7 +70,8 @@ fn row(port: &PortStats, before: Option<(&PortStats, u64)>, rates: bool) -> Row 
 /// The drops of a port with their reasons: `12 no_peer`.
 fn why(port: &PortStats) -> String {
     let reasons = port.dropped.iter().filter(|(_, sum)| sum.packets > 0);
-    let words: Vec<String> = reasons.map(|(name, sum)| format!("{} {name}", HumanCount(sum.packets))).collect();
+    let words: Vec<String> =
+        reasons.map(|(name, sum)| format!("{} {name}", HumanCount(sum.packets))).collect();
     words.join(", ")
 }
 
@@ -97,7 +101,10 @@ mod tests {
             unattributed: Sum::default(),
         };
         let text = render(&snapshot, None, 2);
-        assert!(text.contains("1,234,567") && text.contains("2.00 KiB") && text.contains("1 no_peer"), "{text}");
+        assert!(
+            text.contains("1,234,567") && text.contains("2.00 KiB") && text.contains("1 no_peer"),
+            "{text}"
+        );
         assert!(text.contains("… and 1 more ports") && !text.contains("pod2"), "{text}");
     }
 }

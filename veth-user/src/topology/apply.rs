@@ -1,9 +1,9 @@
 //! Does what a plan says, and undoes it by ownership.
 
-use veth_common::{FdbKey, LAYOUT_VERSION, Mac, Port as PortEntry, PortKind, Target};
+use veth_common::{FdbKey, Mac, Port as PortEntry, PortKind, Target};
 
 use super::{
-    Error, Path, Port, Status, Switch, Topology, model, observe,
+    Error, Path, Port, Status, Switch, Topology, check_layout, model, observe,
     plan::{self, Step},
 };
 use crate::{
@@ -51,30 +51,26 @@ pub async fn up(roots: &Roots, topology: &Topology, progress: &dyn Progress) -> 
 
     if let Some(record) = roots.load(&topology.name)? {
         check_place(&record, &host)?;
+        check_layout(&record)?;
         let status = observe(roots, &record, &netlink.links().await?)?;
         match &status {
-            Status::Up if record.layout_version != LAYOUT_VERSION => {
-                return Err(Error::OtherLayout {
-                    name: record.topology.name,
-                    found: record.layout_version,
-                    expected: LAYOUT_VERSION,
-                    version: record.veth_version,
-                });
+            Status::Up if record.topology != *topology => {
+                return Err(Error::OtherShape(record.topology.name));
             }
-            Status::Up if record.topology != *topology => return Err(Error::OtherShape(record.topology.name)),
             Status::Up => return Ok(Outcome::AlreadyUp),
             // `check_place` has refused it.
             Status::Elsewhere => {}
-            Status::Drifted(drift) => progress
-                .note(&format_args!("{} was not whole ({}); making it again", topology.name, drift.join("; "))),
+            Status::Drifted(drift) => progress.note(&format_args!(
+                "{} was not whole ({}); making it again",
+                topology.name,
+                drift.join("; ")
+            )),
             Status::Incomplete | Status::Gone => {
-                progress.note(&format_args!("removing what an interrupted command left of {}", topology.name));
+                progress
+                    .note(&format_args!("removing what an interrupted command left of {}", topology.name));
             }
         }
         collect(teardown(roots, &record, &netlink).await)?;
-    } else {
-        // Without a record, pins of this name can only be what a crash left: the folder is ours alone.
-        pins::remove_all(roots, &topology.name)?;
     }
 
     let prepared = prepare(roots, topology, &host, &netlink).await;
@@ -186,7 +182,11 @@ async fn prepare(
     };
     for pod in &topology.pods {
         if netns::look_up(&pod.namespace)? == netns::Name::Namespace {
-            return Err(taken("network namespace", &pod.namespace, format!("ip netns del {}", pod.namespace)));
+            return Err(taken(
+                "network namespace",
+                &pod.namespace,
+                format!("ip netns del {}", pod.namespace),
+            ));
         }
     }
     let links = netlink.links().await?;
@@ -195,6 +195,8 @@ async fn prepare(
             return Err(taken("link", name, format!("ip link del {name}")));
         }
     }
+    // Pins without a record, links and namespaces are what a crash left: the folder is ours alone.
+    pins::remove_all(roots, &topology.name)?;
     pins::prepare(roots)?;
     let record = Record::new(topology.clone(), host.inode()?)?;
     roots.save(&record)?;
@@ -319,7 +321,8 @@ impl Worker<'_> {
         match &topology.paths[port.path] {
             Path::Wire { .. } => {
                 entry.kind = PortKind::Wire as u32;
-                entry.target = topology.wire_peer(port).map(|peer| target(topology, peer)).unwrap_or_default();
+                entry.target =
+                    topology.wire_peer(port).map(|peer| target(topology, peer)).unwrap_or_default();
             }
             Path::Switch(switch) => {
                 entry.kind = PortKind::Switch as u32;

@@ -5,6 +5,8 @@ pub mod model;
 pub mod observe;
 pub mod plan;
 
+use veth_common::LAYOUT_VERSION;
+
 use crate::{
     datapath, net,
     state::{self, Record, Roots},
@@ -129,6 +131,23 @@ pub fn record(roots: &Roots, name: &str) -> Result<Record, Error> {
         Some(record) => Ok(record),
         None => Err(unknown()?),
     }
+}
+
+/// Refuses a topology whose maps this version would misread.
+///
+/// # Errors
+///
+/// When its layout is not ours.
+pub fn check_layout(record: &Record) -> Result<(), Error> {
+    if record.layout_version == LAYOUT_VERSION {
+        return Ok(());
+    }
+    Err(Error::OtherLayout {
+        name: record.topology.name.clone(),
+        found: record.layout_version,
+        expected: LAYOUT_VERSION,
+        version: record.veth_version.clone(),
+    })
 }
 
 /// The names of all topologies of which anything is left: a record or pins.

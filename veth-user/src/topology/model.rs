@@ -200,10 +200,7 @@ impl Topology {
                 let [.., high, low] = slot.to_be_bytes();
                 vec![
                     cidr(Ipv4Addr::new(10, 200, high, low), 16),
-                    cidr(
-                        Ipv6Addr::new(0xfd00, 0x200, 0, 0, 0, 0, 0, u16::from_be_bytes([high, low])),
-                        64,
-                    ),
+                    cidr(Ipv6Addr::new(0xfd00, 0x200, 0, 0, 0, 0, 0, u16::from_be_bytes([high, low])), 64),
                 ]
             });
         }
@@ -438,7 +435,8 @@ fn derive_mac(parts: &[&str]) -> Mac {
 fn hash(parts: &[&str]) -> u64 {
     const PRIME: u64 = 0x0000_0100_0000_01b3;
     let bytes = parts.iter().flat_map(|part| part.bytes().chain([0]));
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME));
+    let hash =
+        bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME));
     (hash ^ hash >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 

@@ -71,7 +71,8 @@ pub fn observe(roots: &Roots, record: &Record, links: &[Link]) -> Result<Status,
     let pins = Pins::new(roots, record.layout_version, &topology.name);
     let pinned = pins.names();
     for (pod, port) in topology.ports() {
-        let bridge = bridge_of(topology, port.path).and_then(|bridge| links.get(bridge)).map(|link| link.index);
+        let bridge =
+            bridge_of(topology, port.path).and_then(|bridge| links.get(bridge)).map(|link| link.index);
         drift.extend(link_drift(&links, &port.host_link, &topology.port_alias(pod, port), bridge));
         // Nothing is known of pins that may not be read.
         if pinned.as_ref().is_some_and(|pinned| !pinned.contains(&Pins::link_name(&port.host_link))) {

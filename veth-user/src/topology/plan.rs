@@ -67,7 +67,11 @@ pub enum Step {
 #[must_use]
 pub fn build(topology: &Topology) -> Vec<Step> {
     let ports = || {
-        topology.pods.iter().enumerate().flat_map(|(pod, value)| (0..value.ports.len()).map(move |port| (pod, port)))
+        topology
+            .pods
+            .iter()
+            .enumerate()
+            .flat_map(|(pod, value)| (0..value.ports.len()).map(move |port| (pod, port)))
     };
     let mut steps = Vec::new();
     steps.extend((0..topology.pods.len()).map(|pod| Step::Namespace { pod }));
@@ -143,7 +147,8 @@ mod tests {
     #[test]
     fn steps_say_what_they_do() {
         let topology = Topology::wire("wire", 1_500).unwrap();
-        let words: Vec<_> = build(&topology).iter().map(|step| step.describe(&topology).to_string()).collect();
+        let words: Vec<_> =
+            build(&topology).iter().map(|step| step.describe(&topology).to_string()).collect();
         assert_eq!(words[0], "make namespace ns1");
         assert!(words.contains(&"attach tcx ingress to wire-ns2".to_owned()));
     }

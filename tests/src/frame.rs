@@ -1,0 +1,55 @@
+//! Frames made by hand.
+
+use std::net::Ipv4Addr;
+
+use veth_common::Mac;
+
+/// An ethertype that nobody uses (IEEE local experimental 1).
+pub const ETHERTYPE_EXPERIMENTAL: u16 = 0x88b5;
+/// An 802.1Q tag.
+pub const ETHERTYPE_VLAN: u16 = 0x8100;
+/// An 802.1ad service tag.
+pub const ETHERTYPE_QINQ: u16 = 0x88a8;
+/// IPv4.
+pub const ETHERTYPE_IPV4: u16 = 0x0800;
+
+/// An Ethernet frame.
+#[must_use]
+pub fn ethernet(destination: Mac, source: Mac, ethertype: u16, payload: &[u8]) -> Vec<u8> {
+    [&destination.0[..], &source.0, &ethertype.to_be_bytes(), payload].concat()
+}
+
+/// What stands behind a VLAN ethertype: the tag and the frame it tags.
+#[must_use]
+pub fn tagged(vlan: u16, ethertype: u16, payload: &[u8]) -> Vec<u8> {
+    [&vlan.to_be_bytes()[..], &ethertype.to_be_bytes(), payload].concat()
+}
+
+/// An IPv4 datagram with UDP in it, whole or as fragments of `fragment` bytes of payload.
+#[must_use]
+pub fn udp(from: Ipv4Addr, to: Ipv4Addr, port: u16, payload: &[u8], fragment: usize) -> Vec<Vec<u8>> {
+    let length = u16::try_from(8 + payload.len()).unwrap();
+    // No checksum: zero says so.
+    let datagram =
+        [&9_u16.to_be_bytes()[..], &port.to_be_bytes(), &length.to_be_bytes(), &[0, 0], payload].concat();
+    let mut packets = Vec::new();
+    for (number, part) in datagram.chunks(fragment).enumerate() {
+        let offset = number * fragment;
+        let more = offset + part.len() < datagram.len();
+        let flags = u16::try_from(offset / 8).unwrap() | if more { 0x2000 } else { 0 };
+        let mut header = vec![0x45, 0];
+        header.extend(u16::try_from(20 + part.len()).unwrap().to_be_bytes());
+        header.extend([0, 7]);
+        header.extend(flags.to_be_bytes());
+        header.extend([64, 17, 0, 0]);
+        header.extend(from.octets());
+        header.extend(to.octets());
+        let sum: u32 =
+            header.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+        let folded = (sum & 0xffff) + (sum >> 16);
+        let checksum = !u16::try_from((folded & 0xffff) + (folded >> 16)).unwrap();
+        header[10..12].copy_from_slice(&checksum.to_be_bytes());
+        packets.push([&header[..], part].concat());
+    }
+    packets
+}

@@ -1,0 +1,391 @@
+//! A throw-away host: a network namespace and a mount namespace of its own, with an empty `/run` and an empty
+//! bpffs. Everything in it, namespaces, links, pins, state, ends with the thread that holds it, also when a
+//! test panics or is killed, so that tests run side by side under the names that users see.
+
+use std::{
+    io::Read as _,
+    os::unix::process::ExitStatusExt as _,
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{
+        RwLock, RwLockReadGuard, RwLockWriteGuard,
+        mpsc::{Sender, channel},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use netlink_packet_route::link::LinkMessage;
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use rtnetlink::{LinkMessageBuilder, LinkUnspec};
+use serde_json::Value;
+use veth_user::net::{
+    Netlink, Netns,
+    link::{Link, LinkStats},
+};
+
+/// How long anything may take before a test gives up.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// BPF objects are counted for the whole machine; a test that counts them must be alone.
+static MACHINE: RwLock<()> = RwLock::new(());
+
+type Job = Box<dyn FnOnce() + Send>;
+
+#[expect(dead_code, reason = "held, never read")]
+enum Turn {
+    Shared(RwLockReadGuard<'static, ()>),
+    Alone(RwLockWriteGuard<'static, ()>),
+}
+
+/// A throw-away host.
+pub struct Lab {
+    jobs: Option<Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+    _turn: Turn,
+}
+
+/// A command that has ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// How.
+    pub status: ExitStatus,
+    /// What it printed.
+    pub out: String,
+    /// What it complained of.
+    pub err: String,
+}
+
+/// A command that may still run. Killed when dropped.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+}
+
+impl Lab {
+    /// A host beside those of other tests.
+    #[must_use]
+    pub fn new() -> Self {
+        // A test that panicked has poisoned nothing that we look at.
+        Self::with(Turn::Shared(MACHINE.read().unwrap_or_else(std::sync::PoisonError::into_inner)), true)
+    }
+
+    /// The only host at this moment.
+    #[must_use]
+    pub fn alone() -> Self {
+        Self::with(Turn::Alone(MACHINE.write().unwrap_or_else(std::sync::PoisonError::into_inner)), true)
+    }
+
+    /// A host on which nobody has mounted a bpffs.
+    #[must_use]
+    pub fn without_bpffs() -> Self {
+        Self::with(Turn::Shared(MACHINE.read().unwrap_or_else(std::sync::PoisonError::into_inner)), false)
+    }
+
+    fn with(turn: Turn, bpffs: bool) -> Self {
+        let (jobs, todo) = channel::<Job>();
+        let thread = thread::spawn(move || {
+            for job in todo {
+                job();
+            }
+        });
+        let lab = Self { jobs: Some(jobs), thread: Some(thread), _turn: turn };
+        lab.run(move || {
+            unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET).expect("tests need root");
+            let none = None::<&str>;
+            mount(none, "/", none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none).unwrap();
+            mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none).unwrap();
+            if bpffs {
+                mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), MsFlags::empty(), none).unwrap();
+            } else {
+                // Whatever the machine has there is covered.
+                mount(Some("tmpfs"), "/sys/fs/bpf", Some("tmpfs"), MsFlags::empty(), none).unwrap();
+            }
+            with_netlink(async |netlink| {
+                let index = netlink.link("lo").await.unwrap().index;
+                netlink.set_up(index).await.unwrap();
+            });
+        });
+        lab
+    }
+
+    /// Does something on the host.
+    ///
+    /// # Panics
+    ///
+    /// When the closure does.
+    pub fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let (done, result) = channel();
+        let job = move || {
+            let _unused: Result<(), _> =
+                done.send(std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)));
+        };
+        self.jobs.as_ref().unwrap().send(Box::new(job)).unwrap();
+        result.recv().unwrap().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// Starts `veth` on the host.
+    #[must_use]
+    pub fn start(&self, args: &[&str], env: &[(&str, &str)]) -> Running {
+        let mut command = Command::new(veth());
+        command.args(args).envs(env.iter().copied()).env_remove("RUST_BACKTRACE");
+        self.spawn(command)
+    }
+
+    /// Starts any command on the host.
+    #[must_use]
+    pub fn spawn(&self, mut command: Command) -> Running {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Running { child: self.run(move || command.spawn()).unwrap() }
+    }
+
+    /// Runs `veth` on the host to its end.
+    #[must_use]
+    pub fn veth(&self, args: &[&str]) -> Finished {
+        self.start(args, &[]).finish()
+    }
+
+    /// Runs `veth`, which must succeed, and returns what it printed.
+    pub fn ok(&self, args: &[&str]) -> String {
+        let finished = self.veth(args);
+        assert!(finished.status.success(), "veth {args:?}: {finished:?}");
+        finished.out
+    }
+
+    /// Runs `veth`, which must fail with exit code 1 and leave things as they were, and returns its message.
+    pub fn refused(&self, args: &[&str]) -> String {
+        let before = self.fingerprint();
+        let finished = self.veth(args);
+        assert_eq!(finished.status.code(), Some(1), "veth {args:?}: {finished:?}");
+        assert_eq!(self.fingerprint(), before, "veth {args:?} left something behind");
+        finished.err
+    }
+
+    /// The counters of one topology.
+    #[must_use]
+    pub fn stats(&self, topology: &str) -> Value {
+        let text = self.ok(&["stats", topology, "--json"]);
+        let value: Value = serde_json::from_str(&text).unwrap();
+        value[0].clone()
+    }
+
+    /// The counters, once two readings some time apart agree: nothing is under way any more.
+    #[must_use]
+    pub fn quiet_stats(&self, topology: &str) -> Value {
+        let mut before = self.stats(topology);
+        let start = Instant::now();
+        loop {
+            thread::sleep(Duration::from_millis(200));
+            let after = self.stats(topology);
+            if after["ports"] == before["ports"] {
+                return after;
+            }
+            assert!(start.elapsed() < PATIENCE, "{topology} does not come to rest");
+            before = after;
+        }
+    }
+
+    /// A namespace by its name.
+    #[must_use]
+    pub fn pod(&self, namespace: &str) -> Netns {
+        let namespace = namespace.to_owned();
+        self.run(move || Netns::open(&namespace)).unwrap()
+    }
+
+    /// The links of the host.
+    #[must_use]
+    pub fn links(&self) -> Vec<Link> {
+        self.run(|| with_netlink(async |netlink| netlink.links().await.unwrap()))
+    }
+
+    /// A link of the host.
+    #[must_use]
+    pub fn link(&self, name: &str) -> Link {
+        self.links().into_iter().find(|link| link.name == name).unwrap_or_else(|| panic!("no link {name}"))
+    }
+
+    /// Everything on the host that `veth` could leave behind.
+    #[must_use]
+    pub fn fingerprint(&self) -> Vec<String> {
+        let mut things: Vec<String> = self
+            .links()
+            .iter()
+            .map(|link| format!("link {} {:?} {:?} up={}", link.name, link.kind, link.alias, link.up))
+            .collect();
+        things.extend(self.run(|| {
+            let walk = |folder: &str| {
+                let output = Command::new("find").args([folder, "-mindepth", "1"]).output().unwrap();
+                String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()
+            };
+            // The folder itself is iproute2's convention and stays.
+            let names = |path: &String| path != "/run/netns";
+            [walk("/run"), walk("/sys/fs/bpf")].concat().into_iter().filter(names).collect::<Vec<_>>()
+        }));
+        things.sort();
+        things
+    }
+}
+
+impl Default for Lab {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        if let Some(thread) = self.thread.take() {
+            let _unused: thread::Result<()> = thread.join();
+        }
+    }
+}
+
+impl Running {
+    /// Waits for the end.
+    ///
+    /// # Panics
+    ///
+    /// When it takes too long.
+    #[must_use]
+    pub fn finish(mut self) -> Finished {
+        let (out, err) = (self.child.stdout.take(), self.child.stderr.take());
+        thread::scope(|scope| {
+            let out = scope.spawn(move || read_all(out));
+            let err = scope.spawn(move || read_all(err));
+            let start = Instant::now();
+            let status = loop {
+                if let Some(status) = self.child.try_wait().unwrap() {
+                    break status;
+                }
+                if start.elapsed() > PATIENCE {
+                    self.signal(Signal::SIGKILL);
+                    panic!("a command took longer than {PATIENCE:?}: {:?}", self.child);
+                }
+                thread::sleep(Duration::from_millis(1));
+            };
+            Finished { status, out: out.join().unwrap(), err: err.join().unwrap() }
+        })
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
+    }
+
+    /// Waits until it has printed some text, and returns everything until then.
+    pub fn wait_for(&mut self, text: &str) -> String {
+        let out = self.child.stdout.as_mut().unwrap();
+        let mut seen = Vec::new();
+        let mut byte = [0];
+        while !String::from_utf8_lossy(&seen).contains(text) {
+            let n = out.read(&mut byte).unwrap();
+            assert!(n == 1, "ended without printing {text:?}: {}", String::from_utf8_lossy(&seen));
+            seen.push(byte[0]);
+        }
+        String::from_utf8(seen).unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _unused: std::io::Result<()> = self.child.kill();
+            let _unused: std::io::Result<ExitStatus> = self.child.wait();
+        }
+    }
+}
+
+impl Finished {
+    /// Whether it was ended by SIGKILL.
+    #[must_use]
+    pub fn was_killed(&self) -> bool {
+        self.status.signal() == Some(Signal::SIGKILL as i32)
+    }
+}
+
+fn read_all(pipe: Option<impl std::io::Read>) -> String {
+    let mut text = String::new();
+    if let Some(mut pipe) = pipe {
+        let _unused: std::io::Result<usize> = pipe.read_to_string(&mut text);
+    }
+    text
+}
+
+/// The binary under test, built with the feature `test-hooks`.
+fn veth() -> PathBuf {
+    std::env::var_os("VETH_BIN").expect("VETH_BIN is not set: run tests by `cargo xtask test`").into()
+}
+
+/// Asks netlink in the namespace of the calling thread.
+pub fn with_netlink<T>(work: impl AsyncFnOnce(&Netlink) -> T) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { work(&Netlink::open().unwrap()).await })
+}
+
+/// The kernel's counters of a pod's end.
+#[must_use]
+pub fn pod_link_stats(pod: &Netns, link: &str) -> LinkStats {
+    let find = || with_netlink(async |netlink| netlink.link(link).await.unwrap().stats);
+    pod.run(find).unwrap()
+}
+
+/// Changes a link of the calling thread's namespace, as `ip link set` does.
+pub fn set_link(
+    name: &str,
+    change: impl FnOnce(LinkMessageBuilder<LinkUnspec>) -> LinkMessageBuilder<LinkUnspec>,
+) {
+    with_netlink(async |netlink| {
+        let index = netlink.link(name).await.unwrap().index;
+        let (connection, handle, _) = rtnetlink::new_connection().unwrap();
+        tokio::spawn(connection);
+        handle.link().set(change(LinkUnspec::new_with_index(index)).build()).execute().await.unwrap();
+    });
+}
+
+/// Makes a link with `ip link add`'s defaults, as somebody else would.
+pub fn add_link(message: LinkMessage) {
+    with_netlink(async |_| {
+        let (connection, handle, _) = rtnetlink::new_connection().unwrap();
+        tokio::spawn(connection);
+        handle.link().add(message).execute().await.unwrap();
+    });
+}
+
+/// Deletes a link of the calling thread's namespace.
+pub fn delete_link(name: &str) {
+    with_netlink(async |netlink| {
+        let index = netlink.link(name).await.unwrap().index;
+        netlink.delete_link(index).await.unwrap();
+    });
+}
+
+/// Stops everything that a pod says by itself, by taking IPv6 away.
+pub fn silence(pod: &Netns) {
+    let path = "/proc/sys/net/ipv6/conf/eth0/disable_ipv6";
+    pod.run(|| std::fs::write(path, "1")).unwrap().unwrap();
+}
+
+/// Stops a pod's router solicitations, which would otherwise be counted in the middle of a test.
+pub fn hush(pod: &Netns) {
+    let path = "/proc/sys/net/ipv6/conf/eth0/router_solicitations";
+    pod.run(|| std::fs::write(path, "0")).unwrap().unwrap();
+}
+
+/// Waits until something holds.
+///
+/// # Panics
+///
+/// When it does not in good time.
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < PATIENCE, "not in time: {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}

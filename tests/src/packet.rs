@@ -1,0 +1,113 @@
+//! Packet sockets: frames in and out of a link, byte for byte.
+
+use std::{
+    ffi::CString,
+    io, mem,
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    time::{Duration, Instant},
+};
+
+use veth_user::net::Netns;
+
+/// A packet socket on a link, open to every frame that the link receives.
+#[derive(Debug)]
+pub struct PacketSocket {
+    socket: OwnedFd,
+}
+
+/// A frame as it was received.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Received {
+    /// The bytes, without a tag that the kernel keeps beside the frame.
+    pub bytes: Vec<u8>,
+    /// That tag.
+    pub vlan: Option<u16>,
+}
+
+impl PacketSocket {
+    /// Opens a socket on a link in a namespace.
+    #[must_use]
+    pub fn open(namespace: &Netns, link: &str) -> Self {
+        let link = CString::new(link).unwrap();
+        namespace.run(|| open(&link)).unwrap().unwrap()
+    }
+
+    /// Sends one frame.
+    pub fn send(&self, frame: &[u8]) {
+        // SAFETY: the buffer is as long as we say.
+        let sent = unsafe { libc::send(self.socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
+        assert_eq!(usize::try_from(sent).ok(), Some(frame.len()), "send: {}", io::Error::last_os_error());
+    }
+
+    /// Waits for a frame that ends with some bytes. Others are passed over.
+    #[must_use]
+    pub fn receive(&self, ending: &[u8], patience: Duration) -> Option<Received> {
+        let start = Instant::now();
+        while let Some(left) = patience.checked_sub(start.elapsed()) {
+            let received = self.next(left)?;
+            if received.bytes.ends_with(ending) {
+                return Some(received);
+            }
+        }
+        None
+    }
+
+    fn next(&self, patience: Duration) -> Option<Received> {
+        let fd = self.socket.as_raw_fd();
+        let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+        // SAFETY: one pollfd, as we say.
+        let ready = unsafe { libc::poll(&raw mut poll, 1, i32::try_from(patience.as_millis()).unwrap()) };
+        if ready != 1 {
+            return None;
+        }
+        let mut bytes = vec![0_u8; 70_000];
+        let mut control = [0_u64; 16];
+        let mut vector = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+        // SAFETY: all zero is a valid msghdr.
+        let mut message: libc::msghdr = unsafe { mem::zeroed() };
+        message.msg_iov = &raw mut vector;
+        message.msg_iovlen = 1;
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = size_of_val(&control);
+        // SAFETY: the message points to buffers that live on.
+        let length = unsafe { libc::recvmsg(fd, &raw mut message, 0) };
+        bytes.truncate(usize::try_from(length).expect("recvmsg"));
+        // SAFETY: the kernel has filled the message in.
+        let header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+        let mut vlan = None;
+        if !header.is_null() {
+            // SAFETY: not null, and the only message asked for is PACKET_AUXDATA.
+            let data = unsafe { libc::CMSG_DATA(header) };
+            // SAFETY: as above; the data may be unaligned.
+            let aux: libc::tpacket_auxdata = unsafe { data.cast::<libc::tpacket_auxdata>().read_unaligned() };
+            vlan = (aux.tp_status & libc::TP_STATUS_VLAN_VALID != 0).then_some(aux.tp_vlan_tci);
+        }
+        Some(Received { bytes, vlan })
+    }
+}
+
+fn open(link: &CString) -> io::Result<PacketSocket> {
+    let check = |result: i32| if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) };
+    let protocol = u16::to_be(u16::try_from(libc::ETH_P_ALL).unwrap());
+    // SAFETY: plain numbers.
+    let fd = check(unsafe {
+        libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol.into())
+    })?;
+    // SAFETY: just opened, and nobody else's.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: a string that ends with zero.
+    let index = unsafe { libc::if_nametoindex(link.as_ptr()) };
+    // SAFETY: all zero is a valid sockaddr_ll.
+    let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
+    address.sll_family = u16::try_from(libc::AF_PACKET).unwrap();
+    address.sll_protocol = protocol;
+    address.sll_ifindex = index.try_into().unwrap();
+    let length = u32::try_from(size_of_val(&address)).unwrap();
+    // SAFETY: an address of the length that we say.
+    check(unsafe { libc::bind(fd, (&raw const address).cast(), length) })?;
+    for (option, value) in [(libc::PACKET_AUXDATA, 1_i32), (libc::PACKET_IGNORE_OUTGOING, 1)] {
+        // SAFETY: an int of the length that we say.
+        check(unsafe { libc::setsockopt(fd, libc::SOL_PACKET, option, (&raw const value).cast(), 4) })?;
+    }
+    Ok(PacketSocket { socket })
+}

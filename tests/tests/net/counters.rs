@@ -1,0 +1,98 @@
+//! Counters equal what was sent, and the kernel's own, to the packet.
+
+use veth_common::Mac;
+use veth_tests::{
+    Lab,
+    frame::{ETHERTYPE_EXPERIMENTAL, ethernet},
+    lab::{pod_link_stats, silence, with_netlink},
+    packet::PacketSocket,
+};
+use veth_user::net::Netns;
+
+const FRAMES: u64 = 10_000;
+
+fn mac(pod: &Netns) -> Mac {
+    pod.run(|| with_netlink(async |netlink| netlink.link("eth0").await.unwrap().mac.unwrap())).unwrap()
+}
+
+#[test]
+fn equal_to_what_was_sent_and_to_the_kernels() {
+    for (topology, args, pods) in [
+        ("wire", &["up"][..], ["ns1", "ns2"]),
+        ("switch", &["up", "--pods", "2"], ["switch-pod1", "switch-pod2"]),
+        ("h", &["up", "--name", "h", "--redirect", "host"], ["h-ns1", "h-ns2"]),
+        ("s", &["up", "--name", "s", "--pods", "2", "--redirect", "host"], ["s-pod1", "s-pod2"]),
+    ] {
+        let lab = Lab::new();
+        lab.ok(args);
+        let [one, two] = pods.map(|pod| lab.pod(pod));
+        silence(&one);
+        silence(&two);
+        let (a, b) = (mac(&one), mac(&two));
+        let out = PacketSocket::open(&one, "eth0");
+        let before = lab.quiet_stats(topology);
+        let (sent_before, received_before) = (pod_link_stats(&one, "eth0"), pod_link_stats(&two, "eth0"));
+        let mut bytes = 0;
+        for number in 0..FRAMES {
+            let length = usize::try_from(number % 1_487 + 14).unwrap();
+            out.send(&ethernet(b, a, ETHERTYPE_EXPERIMENTAL, &vec![0; length]));
+            bytes += u64::try_from(length + 14).unwrap();
+        }
+        let after = lab.quiet_stats(topology);
+        let grown = |port: usize, path: &str| {
+            let read =
+                |stats: &serde_json::Value| stats["ports"][port].pointer(path).unwrap().as_u64().unwrap();
+            read(&after) - read(&before)
+        };
+        for (counter, expected) in [("packets", FRAMES), ("bytes", bytes), ("segments", FRAMES)] {
+            assert_eq!(grown(0, &format!("/rx/{counter}")), expected, "{topology} rx {counter}");
+            assert_eq!(
+                grown(0, &format!("/redirected/{counter}")),
+                expected,
+                "{topology} redirected {counter}"
+            );
+            assert_eq!(grown(1, &format!("/tx/{counter}")), expected, "{topology} tx {counter}");
+            assert_eq!(grown(1, &format!("/rx/{counter}")), 0, "{topology} rx of the receiver");
+        }
+        let (sent, received) = (pod_link_stats(&one, "eth0"), pod_link_stats(&two, "eth0"));
+        assert_eq!(sent.tx_packets - sent_before.tx_packets, FRAMES, "{topology}");
+        assert_eq!(sent.tx_bytes - sent_before.tx_bytes, bytes, "{topology}");
+        assert_eq!(received.rx_packets - received_before.rx_packets, FRAMES, "{topology}");
+        assert_eq!(received.rx_bytes - received_before.rx_bytes, bytes, "{topology}");
+        assert_eq!(grown(0, "/kernel/rx_packets"), FRAMES, "{topology}");
+        // redirect_peer goes past the host end; redirect goes through it.
+        let through = if args.contains(&"host") { FRAMES } else { 0 };
+        assert_eq!(grown(1, "/kernel/tx_packets"), through, "{topology}");
+    }
+}
+
+#[test]
+fn conserved_in_every_snapshot_under_load() {
+    let lab = Lab::new();
+    lab.ok(&["up"]);
+    let (one, two) = (lab.pod("ns1"), lab.pod("ns2"));
+    let b = mac(&two);
+    let out = PacketSocket::open(&one, "eth0");
+    let a = mac(&one);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                out.send(&ethernet(b, a, ETHERTYPE_EXPERIMENTAL, &[0; 100]));
+            }
+        });
+        let mut last = 0;
+        for _ in 0..30 {
+            let stats = lab.stats("wire");
+            for port in stats["ports"].as_array().unwrap() {
+                let of = |value: &serde_json::Value| value["packets"].as_u64().unwrap();
+                let dropped: u64 = port["dropped"].as_object().unwrap().values().map(of).sum();
+                assert_eq!(of(&port["rx"]), of(&port["redirected"]) + of(&port["passed"]) + dropped);
+            }
+            let now = stats["ports"][0]["rx"]["packets"].as_u64().unwrap();
+            assert!(now >= last, "counters never go back");
+            last = now;
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}

@@ -1,0 +1,11 @@
+//! Real namespaces and real traffic: one file a behaviour.
+#![expect(clippy::unwrap_used, reason = "everything in a test panics when it fails")]
+
+mod counters;
+mod errors;
+mod isolation;
+mod kill;
+mod lifecycle;
+mod switch;
+mod traffic;
+mod wire;

@@ -1,0 +1,143 @@
+//! Ordinary traffic crosses, whatever its kind.
+
+use std::net::IpAddr;
+
+use socket2::{SockRef, Socket};
+use veth_tests::{
+    Lab,
+    lab::pod_link_stats,
+    traffic::{bind, tcp, udp},
+};
+
+fn wire_addresses() -> [IpAddr; 2] {
+    ["172.16.0.2".parse().unwrap(), "fd00:172:16::2".parse().unwrap()]
+}
+
+#[test]
+fn tcp_and_udp_over_a_wire_in_both_families() {
+    let lab = Lab::new();
+    lab.ok(&["up"]);
+    let (one, two) = (lab.pod("ns1"), lab.pod("ns2"));
+    for address in wire_addresses() {
+        tcp(&one, &two, address, 20_000_000);
+        assert_eq!(udp(&one, &two, address, 1_000, 200), 0, "lost to {address}");
+    }
+    let stats = lab.quiet_stats("wire");
+    let rx = &stats["ports"][0]["rx"];
+    let (packets, segments) = (rx["packets"].as_u64().unwrap(), rx["segments"].as_u64().unwrap());
+    assert!(segments > 5 * packets, "GSO frames stay whole and count as what they are cut into: {rx}");
+    assert!(segments >= 2 * 20_000_000 / 1_500, "{rx}");
+}
+
+#[test]
+fn tcp_and_udp_by_host_redirect() {
+    let lab = Lab::new();
+    lab.ok(&["up", "--redirect", "host"]);
+    let (one, two) = (lab.pod("ns1"), lab.pod("ns2"));
+    for address in wire_addresses() {
+        tcp(&one, &two, address, 5_000_000);
+        assert_eq!(udp(&one, &two, address, 1_000, 100), 0);
+    }
+    let stats = lab.quiet_stats("wire");
+    // Every frame to ns2 left by its host end: the link has counted all that we have.
+    let port = &stats["ports"][1];
+    assert_eq!(port["tx"]["packets"], port["kernel"]["tx_packets"]);
+    assert!(port["tx"]["segments"].as_u64() > port["tx"]["packets"].as_u64(), "{port}");
+}
+
+#[test]
+fn jumbo_datagrams_cross_in_one_piece() {
+    let lab = Lab::new();
+    lab.ok(&["up", "--pods", "2", "--mtu", "9000"]);
+    let (one, two) = (lab.pod("switch-pod1"), lab.pod("switch-pod2"));
+    let address: IpAddr = "10.200.0.2".parse().unwrap();
+    assert_eq!(udp(&one, &two, address, 1, 1), 0, "warm the neighbour table");
+    let before = lab.stats("switch")["ports"][0]["redirected"].clone();
+    let socket = bind(&one, [0, 0, 0, 0].into());
+    // IP_MTU_DISCOVER, IP_PMTUDISC_DO: fail rather than fragment.
+    let option: libc::c_int = libc::IP_PMTUDISC_DO;
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&socket);
+    // SAFETY: an int of the length that we say.
+    let result = unsafe {
+        libc::setsockopt(fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, (&raw const option).cast(), 4)
+    };
+    assert_eq!(result, 0);
+    let receiver = bind(&two, address);
+    socket.send_to(&[7; 8_972], receiver.local_addr().unwrap()).unwrap();
+    let mut buffer = [0; 9_000];
+    assert_eq!(receiver.recv(&mut buffer).unwrap(), 8_972);
+    let after = &lab.stats("switch")["ports"][0]["redirected"];
+    let grown = |field: &str| after[field].as_u64().unwrap() - before[field].as_u64().unwrap();
+    assert!(grown("bytes") >= 9_014, "{before} {after}");
+}
+
+#[test]
+fn a_first_ipv6_packet_needs_no_second() {
+    // Without `nodad` and `accept_dad=0`, binding to a fresh address fails for a second or two.
+    let lab = Lab::new();
+    lab.ok(&["up"]);
+    let (one, two) = (lab.pod("ns1"), lab.pod("ns2"));
+    assert_eq!(udp(&one, &two, wire_addresses()[1], 100, 1), 0);
+}
+
+#[test]
+fn the_mark_of_a_program_before_ours_does_not_reach_the_pod() {
+    use veth_tests::foreign::{ForeignTcx, Place};
+
+    let lab = Lab::new();
+    lab.ok(&["up"]);
+    let (one, two) = (lab.pod("ns1"), lab.pod("ns2"));
+    let index = lab.link("wire-ns1").index;
+    let foreign = lab.run(move || ForeignTcx::attach(index, Place::First, 0x77));
+    let receiver = bind(&two, wire_addresses()[0]);
+    SockRef::from(&receiver).set_recv_mark();
+    bind(&one, [0, 0, 0, 0].into()).send_to(b"marked?", receiver.local_addr().unwrap()).unwrap();
+    assert_eq!(Socket::from(receiver).recv_with_mark(), 0, "trap A2: redirect_peer leaves the mark in place");
+    assert!(foreign.seen() >= 1);
+    assert!(pod_link_stats(&two, "eth0").rx_packets > 0);
+}
+
+/// `SO_RCVMARK`, which the socket crate does not know.
+trait Mark {
+    fn set_recv_mark(&self) {}
+    fn recv_with_mark(&self) -> u32 {
+        0
+    }
+}
+
+const SO_RCVMARK: libc::c_int = 75;
+
+impl Mark for SockRef<'_> {
+    fn set_recv_mark(&self) {
+        let on: libc::c_int = 1;
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&**self);
+        // SAFETY: an int of the length that we say.
+        let result = unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, SO_RCVMARK, (&raw const on).cast(), 4) };
+        assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    }
+}
+
+impl Mark for Socket {
+    fn recv_with_mark(&self) -> u32 {
+        let mut bytes = [0_u8; 100];
+        let mut control = [0_u64; 8];
+        let mut vector = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+        // SAFETY: all zero is a valid msghdr.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        message.msg_iov = &raw mut vector;
+        message.msg_iovlen = 1;
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = size_of_val(&control);
+        let fd = std::os::fd::AsRawFd::as_raw_fd(self);
+        // SAFETY: the message points to buffers that live on.
+        let length = unsafe { libc::recvmsg(fd, &raw mut message, 0) };
+        assert!(length > 0, "{}", std::io::Error::last_os_error());
+        // SAFETY: the kernel has filled the message in.
+        let header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+        assert!(!header.is_null(), "the kernel tells the mark");
+        // SAFETY: not null; the only message asked for is the mark, 4 bytes.
+        let data = unsafe { libc::CMSG_DATA(header) };
+        // SAFETY: as above; the data may be unaligned.
+        unsafe { data.cast::<u32>().read_unaligned() }
+    }
+}

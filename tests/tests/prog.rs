@@ -1,0 +1,212 @@
+//! The programs, run by `BPF_PROG_TEST_RUN` with frames made by hand, against the maps that `veth up` has filled.
+#![expect(clippy::unwrap_used, reason = "everything in a test panics when it fails")]
+
+use aya::{TestRun as _, TestRunOptions, programs::SchedClassifier};
+use serde_json::Value;
+use veth_common::Mac;
+use veth_tests::{Lab, frame, lab::set_link};
+
+/// Actions of `linux/pkt_cls.h` and `linux/bpf.h`, as the kernel returns them.
+const NEXT: u32 = u32::MAX;
+const SHOT: u32 = 2;
+const REDIRECT: u32 = 7;
+
+/// Size of `__sk_buff`, and the offsets of fields that a test run lets us set.
+const SKB_SIZE: usize = 192;
+const SKB_IFINDEX: usize = 40;
+const SKB_GSO_SEGS: usize = 164;
+const SKB_GSO_SIZE: usize = 176;
+
+/// A topology with the program that runs on its ports.
+struct Bench {
+    lab: Lab,
+    topology: &'static str,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Gso {
+    segments: u32,
+    size: u32,
+}
+
+impl Bench {
+    fn wire() -> Self {
+        Self::up("wire", &["up"])
+    }
+
+    fn switch() -> Self {
+        Self::up("switch", &["up", "--pods", "3"])
+    }
+
+    fn up(topology: &'static str, args: &[&str]) -> Self {
+        let lab = Lab::new();
+        lab.ok(args);
+        // Silent pods: only the test's own frames are counted.
+        let list: Value = serde_json::from_str(&lab.ok(&["ls", topology, "--json"])).unwrap();
+        for pod in list[0]["topology"]["pods"].as_array().unwrap() {
+            let pod = lab.pod(pod["namespace"].as_str().unwrap());
+            pod.run(|| set_link("eth0", |link| link.down())).unwrap();
+        }
+        Self { lab, topology }
+    }
+
+    /// Runs the program once on a frame that came in on a host link.
+    fn run(&self, link: &str, frame: &[u8], gso: Gso) -> u32 {
+        let ifindex = self.lab.link(link).index;
+        self.run_index(ifindex, frame, gso)
+    }
+
+    fn run_index(&self, ifindex: u32, frame: &[u8], gso: Gso) -> u32 {
+        let frame = frame.to_owned();
+        let path = format!("/sys/fs/bpf/veth/v1/{}/prog_veth_ingress", self.topology);
+        self.lab.run(move || {
+            let mut context = [0_u8; SKB_SIZE];
+            for (offset, value) in
+                [(SKB_IFINDEX, ifindex), (SKB_GSO_SEGS, gso.segments), (SKB_GSO_SIZE, gso.size)]
+            {
+                context[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
+            }
+            let program = SchedClassifier::from_pin(path).unwrap();
+            let options =
+                TestRunOptions { data_in: Some(&frame), ctx_in: Some(&context), ..TestRunOptions::default() };
+            program.test_run(options).unwrap().return_value
+        })
+    }
+
+    /// What running the program once adds to the counters of each port.
+    fn grows(&self, run: impl FnOnce(&Self) -> u32) -> (u32, Growth) {
+        let before = self.lab.quiet_stats(self.topology);
+        let action = run(self);
+        let after = self.lab.stats(self.topology);
+        (action, Growth { before, after })
+    }
+
+    fn mac(&self, pod: &str) -> Mac {
+        let list: Value = serde_json::from_str(&self.lab.ok(&["ls", self.topology, "--json"])).unwrap();
+        let pods = list[0]["topology"]["pods"].as_array().unwrap();
+        let pod = pods.iter().find(|candidate| candidate["name"] == pod).unwrap();
+        let text = pod["ports"][0]["mac"].as_str().unwrap();
+        let bytes: Vec<u8> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+        Mac(bytes.try_into().unwrap())
+    }
+}
+
+struct Growth {
+    before: Value,
+    after: Value,
+}
+
+impl Growth {
+    /// `[packets, bytes, segments]` that a counter of a port grew by.
+    fn of(&self, link: &str, path: &str) -> [u64; 3] {
+        let read = |snapshot: &Value| {
+            let port =
+                snapshot["ports"].as_array().unwrap().iter().find(|port| port["link"] == link).unwrap();
+            let sum = port.pointer(path).unwrap_or_else(|| panic!("no {path} in {port}"));
+            ["packets", "bytes", "segments"].map(|field| sum[field].as_u64().unwrap())
+        };
+        let (before, after) = (read(&self.before), read(&self.after));
+        std::array::from_fn(|number| after[number] - before[number])
+    }
+}
+
+const STRANGER: Mac = Mac([2, 0, 0, 0, 0, 0xee]);
+const BROADCAST: Mac = Mac([0xff; 6]);
+const PLAIN: Gso = Gso { segments: 0, size: 0 };
+const NOTHING: [u64; 3] = [0, 0, 0];
+
+fn raw(destination: Mac, source: Mac, length: usize) -> Vec<u8> {
+    frame::ethernet(destination, source, frame::ETHERTYPE_EXPERIMENTAL, &vec![0xab; length - 14])
+}
+
+#[test]
+fn switch_redirects_known_unicast_and_counts_both_ends() {
+    let bench = Bench::switch();
+    let frame = raw(bench.mac("pod2"), bench.mac("pod1"), 100);
+    let (action, growth) = bench.grows(|bench| bench.run("switch-pod1", &frame, PLAIN));
+    assert_eq!(action, REDIRECT);
+    assert_eq!(growth.of("switch-pod1", "/redirected"), [1, 100, 1]);
+    assert_eq!(growth.of("switch-pod1", "/rx"), [1, 100, 1]);
+    assert_eq!(growth.of("switch-pod1", "/passed"), NOTHING);
+    assert_eq!(growth.of("switch-pod2", "/tx"), [1, 100, 1]);
+    assert_eq!(growth.of("switch-pod3", "/tx"), NOTHING);
+}
+
+#[test]
+fn switch_passes_what_a_bridge_must_judge() {
+    let bench = Bench::switch();
+    let (one, two) = (bench.mac("pod1"), bench.mac("pod2"));
+    for (why, frame) in [
+        ("broadcast", raw(BROADCAST, one, 60)),
+        ("multicast", raw(Mac([0x33, 0x33, 0, 0, 0, 1]), one, 60)),
+        ("unknown", raw(STRANGER, one, 60)),
+        ("to itself", raw(one, one, 60)),
+        ("zero source", raw(two, Mac([0; 6]), 60)),
+        ("multicast source", raw(two, Mac([1, 0, 0, 0, 0, 1]), 60)),
+        ("too long", raw(two, one, 1_519)),
+    ] {
+        let length = u64::try_from(frame.len()).unwrap();
+        let (action, growth) = bench.grows(|bench| bench.run("switch-pod1", &frame, PLAIN));
+        assert_eq!(action, NEXT, "{why}");
+        assert_eq!(growth.of("switch-pod1", "/passed"), [1, length, 1], "{why}");
+        assert_eq!(growth.of("switch-pod1", "/redirected"), NOTHING, "{why}");
+    }
+}
+
+#[test]
+fn the_longest_frame_that_fits_goes_fast() {
+    let bench = Bench::switch();
+    let frame = raw(bench.mac("pod2"), bench.mac("pod1"), 1_518);
+    assert_eq!(bench.run("switch-pod1", &frame, PLAIN), REDIRECT);
+}
+
+#[test]
+fn a_gso_frame_counts_as_what_it_is_cut_into() {
+    let bench = Bench::wire();
+    let frame = raw(bench.mac("ns2"), bench.mac("ns1"), 3_000);
+    let gso = Gso { segments: 3, size: 1_000 };
+    let (action, growth) = bench.grows(|bench| bench.run("wire-ns1", &frame, gso));
+    assert_eq!(action, REDIRECT, "GSO frames have no length");
+    assert_eq!(growth.of("wire-ns1", "/redirected"), [1, 3_000, 3]);
+    assert_eq!(growth.of("wire-ns2", "/tx"), [1, 3_000, 3]);
+}
+
+#[test]
+fn wire_carries_everything_and_names_what_does_not_fit() {
+    let bench = Bench::wire();
+    let (one, two) = (bench.mac("ns1"), bench.mac("ns2"));
+    for (why, frame) in [
+        ("for the far pod", raw(two, one, 60)),
+        ("broadcast", raw(BROADCAST, one, 60)),
+        ("for somebody else", raw(STRANGER, one, 60)),
+        ("zero source", raw(two, Mac([0; 6]), 60)),
+    ] {
+        assert_eq!(bench.run("wire-ns1", &frame, PLAIN), REDIRECT, "{why}");
+    }
+    let long = raw(two, one, 1_519);
+    let (action, growth) = bench.grows(|bench| bench.run("wire-ns1", &long, PLAIN));
+    assert_eq!(action, SHOT);
+    assert_eq!(growth.of("wire-ns1", "/dropped/mtu_exceeded"), [1, 1_519, 1]);
+    assert_eq!(growth.of("wire-ns1", "/rx"), [1, 1_519, 1]);
+    assert_eq!(growth.of("wire-ns2", "/tx"), NOTHING);
+}
+
+#[test]
+fn nothing_enters_the_host_from_a_switch_without_a_gateway() {
+    let bench = Bench::switch();
+    let frame = raw(STRANGER, bench.mac("pod1"), 60);
+    let (action, growth) = bench.grows(|bench| bench.run("br-switch", &frame, PLAIN));
+    assert_eq!(action, SHOT);
+    assert_eq!(growth.of("br-switch", "/dropped/no_gateway"), [1, 60, 1]);
+}
+
+#[test]
+fn frames_of_a_stranger_interface_pass_and_are_counted_as_nobodys() {
+    let bench = Bench::switch();
+    let frame = raw(bench.mac("pod2"), bench.mac("pod1"), 60);
+    let loopback = bench.lab.link("lo").index;
+    let (action, growth) = bench.grows(|bench| bench.run_index(loopback, &frame, PLAIN));
+    assert_eq!(action, NEXT);
+    let unattributed = |snapshot: &Value| snapshot["unattributed"]["packets"].as_u64().unwrap();
+    assert_eq!(unattributed(&growth.after) - unattributed(&growth.before), 1);
+}

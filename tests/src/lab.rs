@@ -151,6 +151,7 @@ impl Lab {
     }
 
     /// Runs `veth`, which must succeed, and returns what it printed.
+    #[expect(clippy::must_use_candidate, reason = "often run for what it does")]
     pub fn ok(&self, args: &[&str]) -> String {
         let finished = self.veth(args);
         assert!(finished.status.success(), "veth {args:?}: {finished:?}");
@@ -158,6 +159,7 @@ impl Lab {
     }
 
     /// Runs `veth`, which must fail with exit code 1 and leave things as they were, and returns its message.
+    #[expect(clippy::must_use_candidate, reason = "often run to see that it changes nothing")]
     pub fn refused(&self, args: &[&str]) -> String {
         let before = self.fingerprint();
         let finished = self.veth(args);

@@ -32,6 +32,7 @@ pub fn tcp(from: &Netns, to: &Netns, address: IpAddr, bytes: usize) {
 }
 
 /// Sends datagrams one after the other, each answered before the next. Returns how many were lost.
+#[must_use]
 pub fn udp(from: &Netns, to: &Netns, address: IpAddr, size: usize, count: usize) -> usize {
     let server = bind(to, address);
     let target = server.local_addr().unwrap();

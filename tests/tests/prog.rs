@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "everything in a test panics when it fails")]
 
 use aya::{TestRun as _, TestRunOptions, programs::SchedClassifier};
+use rtnetlink::LinkMessageBuilder;
 use serde_json::Value;
 use veth_common::Mac;
 use veth_tests::{Lab, frame, lab::set_link};
@@ -45,7 +46,7 @@ impl Bench {
         let list: Value = serde_json::from_str(&lab.ok(&["ls", topology, "--json"])).unwrap();
         for pod in list[0]["topology"]["pods"].as_array().unwrap() {
             let pod = lab.pod(pod["namespace"].as_str().unwrap());
-            pod.run(|| set_link("eth0", |link| link.down())).unwrap();
+            pod.run(|| set_link("eth0", LinkMessageBuilder::down)).unwrap();
         }
         Self { lab, topology }
     }

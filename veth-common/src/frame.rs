@@ -3,8 +3,10 @@
 use core::fmt;
 
 /// An Ethernet address.
+///
+/// Aligned to 2, as it is in a frame, so that programs read it by 16 bits and not byte by byte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(transparent)]
+#[repr(C, align(2))]
 pub struct Mac(pub [u8; 6]);
 
 impl Mac {

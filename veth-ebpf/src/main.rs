@@ -8,6 +8,7 @@
     unreachable_pub,
     reason = "the program macros write public functions without documentation"
 )]
+#![expect(clippy::needless_pass_by_value, reason = "the program macros pass contexts by value")]
 
 mod count;
 mod maps;

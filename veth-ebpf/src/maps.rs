@@ -52,7 +52,7 @@ pub(crate) fn port(ifindex: u32) -> Option<&'static Port> {
         Some(port) if port.ifindex == ifindex => Some(port),
         // SAFETY: entries are written before a program sees their interface, and never changed while it
         // is attached; a reused entry would still be a whole `Port`.
-        _ => unsafe { PORTS_OVERFLOW.get(&ifindex) },
+        _ => unsafe { PORTS_OVERFLOW.get(ifindex) },
     }
 }
 
@@ -64,7 +64,7 @@ impl Tables for Maps {
     fn lookup(&self, key: FdbKey) -> Option<Target> {
         // SAFETY: copied out at once. An entry that is replaced meanwhile can only be an older or a newer
         // whole value of the same address: user space writes entries, programs never do.
-        unsafe { FDB.get(&key) }.copied()
+        unsafe { FDB.get(key) }.copied()
     }
 
     #[inline(always)]

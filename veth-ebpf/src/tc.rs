@@ -43,11 +43,13 @@ pub(crate) fn ingress(ctx: &TcContext) -> i32 {
                 unsafe { bpf_skb_change_type(ctx.skb.skb, PACKET_HOST) };
             }
             // SAFETY: plain numbers; the kernel looks the interface up again.
-            action(unsafe { bpf_redirect_peer(ifindex, 0) })
+            let returned = unsafe { bpf_redirect_peer(ifindex, 0) };
+            action(returned)
         }
-        // SAFETY: as above.
         Decision::Redirect { ifindex, mode: RedirectMode::Host, .. } => {
-            action(unsafe { bpf_redirect(ifindex, 0) })
+            // SAFETY: as above.
+            let returned = unsafe { bpf_redirect(ifindex, 0) };
+            action(returned)
         }
         Decision::Drop(reason) => {
             warn!(

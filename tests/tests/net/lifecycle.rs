@@ -2,6 +2,7 @@
 
 use std::{process::Command, time::Duration};
 
+use aya::programs::{SchedClassifier, TcAttachType};
 use nix::sys::signal::Signal;
 use veth_tests::{Lab, lab::eventually, traffic::udp};
 
@@ -15,12 +16,18 @@ fn up_twice_changes_nothing_and_down_twice_succeeds() {
     assert!(lab.ok(&["up"]).contains("up already"));
     assert_eq!(lab.fingerprint(), up);
     assert_eq!(lab.link("wire-ns1").index, index, "the same link, not a new one");
+    assert_eq!(lab.run(|| attached("wire-ns1")), 1, "attached once");
     assert!(lab.ok(&["ls"]).contains(" up\n"));
     assert!(lab.ok(&["down"]).contains("wire is down"));
     assert_eq!(lab.fingerprint(), before);
     assert!(lab.ok(&["down"]).contains("nothing is up"));
     assert!(lab.ok(&["down", "wire"]).contains("wire is not up"));
     assert_eq!(lab.fingerprint(), before);
+}
+
+/// Programs on the TCX ingress hook of a link.
+fn attached(link: &str) -> usize {
+    SchedClassifier::query_tcx(link, TcAttachType::Ingress).unwrap().1.len()
 }
 
 #[test]

@@ -36,11 +36,10 @@ pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
     let there = topology::names(roots)?;
     let names = match (args.name, args.all) {
         (Some(name), _) => vec![name],
-        (None, true) => there,
         (None, false) if there.len() > 1 => {
             bail!("there are several topologies ({}); name one, or use --all", there.join(", "))
         }
-        (None, false) => there,
+        (None, _) => there,
     };
     if names.is_empty() {
         print("nothing is up\n")?;

@@ -109,7 +109,10 @@ fn ports(row: &Row) -> String {
 fn drift(row: &Row) -> String {
     let name = &row.record.topology.name;
     match &row.status {
-        Status::Drifted(drift) => drift.iter().map(|what| format!("{name}: {what}\n")).collect(),
+        Status::Drifted(drift) => {
+            let lines: Vec<String> = drift.iter().map(|what| format!("{name}: {what}\n")).collect();
+            lines.concat()
+        }
         Status::Incomplete => {
             format!("{name}: a command was killed; `veth up` or `veth down {name}` repairs\n")
         }

@@ -16,7 +16,7 @@ pub(super) struct TopologyArgs {
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
 
-    /// Make N pods (2 to 1000) on one switch, 10.200.0.0/16 and fd00:200::/64, instead of the two-pod wire
+    /// Make N pods (2 to 1000) on one switch, `10.200.0.0/16` and `fd00:200::/64`, instead of the two-pod wire
     #[arg(long, value_name = "N")]
     pods: Option<usize>,
 

@@ -9,7 +9,6 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use futures_util::FutureExt as _;
-use indicatif::HumanDuration;
 use serde::Serialize;
 
 use super::{
@@ -97,8 +96,7 @@ pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
     let removed = removed.with_context(|| format!("take down the topology {}", topology.name));
     match (result, removed) {
         (Ok(code), Ok(_)) => Ok(code),
-        (Ok(_), Err(error)) => Err(error),
-        (Err(error), Ok(_)) => Err(error),
+        (Ok(_), Err(error)) | (Err(error), Ok(_)) => Err(error),
         (Err(error), Err(second)) => {
             log::error!("{second:#}");
             Err(error)
@@ -153,28 +151,31 @@ async fn body(
 fn describe(report: &Report) -> String {
     let microseconds =
         |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.0}"));
-    let mut text = String::new();
-    for ping in &report.pings {
-        text.push_str(&format!(
-            "ping {} -> {} ({}): {}/{} received, round trip min/median/max {}/{}/{} us\n",
-            ping.from,
-            ping.to,
-            ping.address,
-            ping.received,
-            ping.sent,
-            microseconds(ping.min_us),
-            microseconds(ping.median_us),
-            microseconds(ping.max_us),
-        ));
-    }
+    let mut lines: Vec<String> = report
+        .pings
+        .iter()
+        .map(|ping| {
+            format!(
+                "ping {} -> {} ({}): {}/{} received, round trip min/median/max {}/{}/{} us",
+                ping.from,
+                ping.to,
+                ping.address,
+                ping.received,
+                ping.sent,
+                microseconds(ping.min_us),
+                microseconds(ping.median_us),
+                microseconds(ping.max_us),
+            )
+        })
+        .collect();
     let tcp = &report.tcp;
-    text.push_str(&format!(
-        "tcp  {} -> {} ({}): {:.1} Gbit/s over {}\n\n",
+    lines.push(format!(
+        "tcp  {} -> {} ({}): {:.1} Gbit/s over {:.1} s\n\n",
         tcp.from,
         tcp.to,
         tcp.address,
         tcp.bits_per_second / 1e9,
-        HumanDuration(Duration::from_secs_f64(tcp.seconds)),
+        tcp.seconds,
     ));
-    text
+    lines.join("\n")
 }

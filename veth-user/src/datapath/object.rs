@@ -82,7 +82,7 @@ mod tests {
         other[at..at + 4].copy_from_slice(&(LAYOUT_VERSION + 1).to_ne_bytes());
         match check_layout(&other) {
             Err(Error::ObjectLayout { found, expected }) => {
-                assert_eq!((found, expected), (LAYOUT_VERSION + 1, LAYOUT_VERSION))
+                assert_eq!((found, expected), (LAYOUT_VERSION + 1, LAYOUT_VERSION));
             }
             other => panic!("{other:?}"),
         }

@@ -177,7 +177,7 @@ pub fn unmount_if_ours(roots: &Roots) -> Result<(), Error> {
     };
     let is_empty = fs::read_dir(&mount_point).is_ok_and(|entries| {
         // The kernel puts its own iterators there at mount.
-        entries.flatten().all(|entry| entry.file_name().to_str().is_some_and(|name| name.ends_with(".debug")))
+        entries.flatten().all(|entry| entry.path().extension().is_some_and(|extension| extension == "debug"))
     });
     if is_empty {
         // Busy: somebody uses it, and then it is theirs.

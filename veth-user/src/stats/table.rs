@@ -26,17 +26,16 @@ pub fn render(snapshot: &Snapshot, earlier: Option<&Snapshot>, rows: usize) -> S
     for column in table.column_iter_mut().skip(3) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    let mut text = format!("{topology}\n{}\n", table.trim_fmt());
+    let mut lines = vec![topology.clone(), table.trim_fmt()];
     if ports.len() > rows {
-        text.push_str(&format!("… and {} more ports\n", ports.len() - rows));
+        lines.push(format!("… and {} more ports", ports.len() - rows));
     }
     if unattributed.packets > 0 {
         let packets = HumanCount(unattributed.packets);
-        text.push_str(&format!(
-            "{packets} frames came in on interfaces that are no port, and were passed on\n"
-        ));
+        lines.push(format!("{packets} frames came in on interfaces that are no port, and were passed on"));
     }
-    text
+    lines.push(String::new());
+    lines.join("\n")
 }
 
 fn row(port: &PortStats, before: Option<(&PortStats, u64)>, rates: bool) -> Row {

@@ -108,10 +108,10 @@ pub struct Switch {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Redirect {
-    /// Straight into the pod with bpf_redirect_peer: the fastest
+    /// Straight into the pod (`bpf_redirect_peer`): the fastest
     #[default]
     Peer,
-    /// Out of the host end with bpf_redirect: one more crossing, visible to tools on the host end
+    /// Out of the host end (`bpf_redirect`): one more crossing, visible to tools on the host end
     Host,
 }
 
@@ -185,7 +185,7 @@ impl Topology {
         Ok(topology)
     }
 
-    /// Any number of pods, `pod1` and so on, on one accelerated switch: 10.200.0.0/16 and fd00:200::/64.
+    /// Any number of pods, `pod1` and so on, on one accelerated switch: `10.200.0.0/16` and `fd00:200::/64`.
     ///
     /// # Errors
     ///
@@ -442,6 +442,7 @@ fn hash(parts: &[&str]) -> u64 {
 
 mod mac_text {
     //! Ethernet addresses as text in JSON.
+    #![expect(clippy::trivially_copy_pass_by_ref, reason = "serde chooses the signature")]
 
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
     use veth_common::Mac;

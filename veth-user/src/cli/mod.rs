@@ -17,7 +17,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::state::{DEFAULT_PIN_DIR, DEFAULT_STATE_DIR, Roots};
 
@@ -40,7 +40,6 @@ Exit codes:
 #[command(
     name = "veth",
     version,
-    after_long_help = EXIT_CODES,
     after_help = "Examples:
   sudo veth run --for 10s       two pods, checked, watched, removed again
   sudo veth up --pods 16        sixteen pods on one switch, until `veth down`
@@ -77,7 +76,7 @@ enum Command {
 /// Parses the arguments and does what they say.
 #[must_use]
 pub fn main() -> ExitCode {
-    let Cli { state_dir, pin_dir, verbose, command } = Cli::parse();
+    let Cli { state_dir, pin_dir, verbose, command } = parse();
     let level = match verbose {
         0 => log::LevelFilter::Warn,
         1 => log::LevelFilter::Info,
@@ -107,6 +106,23 @@ pub fn main() -> ExitCode {
         let _unused: io::Result<()> = writeln!(io::stderr(), "veth: {error:#}");
         ExitCode::FAILURE
     })
+}
+
+/// The arguments, or the end of the process with help or a message.
+fn parse() -> Cli {
+    match Cli::from_arg_matches(&command().get_matches()) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    }
+}
+
+/// The command line with the exit codes at the end of every help text.
+fn command() -> clap::Command {
+    let with_exit_codes = |command: clap::Command| {
+        let examples = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        command.after_help(format!("{examples}\n\n{EXIT_CODES}"))
+    };
+    with_exit_codes(Cli::command()).mut_subcommands(with_exit_codes)
 }
 
 fn block_on(command: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
@@ -152,21 +168,19 @@ fn print(text: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
     fn arguments_are_consistent() {
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 
     #[test]
     fn every_subcommand_has_a_purpose_and_examples() {
-        for command in Cli::command().get_subcommands() {
+        for command in command().get_subcommands() {
             assert!(command.get_about().is_some(), "{}", command.get_name());
             let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-            assert!(after.contains("Examples:"), "{}", command.get_name());
+            assert!(after.contains("Examples:") && after.contains("Exit codes:"), "{}", command.get_name());
         }
     }
 }

@@ -6,7 +6,7 @@ use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{
         InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags,
-        LinkInfo, LinkMessage,
+        LinkInfo, LinkMessage, State,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -61,6 +61,9 @@ pub struct Link {
     pub controller: Option<u32>,
     /// Whether it is administratively up.
     pub up: bool,
+    /// Whether it can send and receive. After it was set up, the kernel takes a moment to start its queue, and
+    /// until then drops what is sent.
+    pub operational: bool,
     /// The MTU.
     pub mtu: u32,
     /// The Ethernet address.
@@ -247,6 +250,7 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
                 LinkAttribute::Group(group) => link.group = group,
                 LinkAttribute::Controller(index) => link.controller = Some(index),
+                LinkAttribute::OperState(state) => link.operational = state == State::Up,
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok().map(Mac),
                 LinkAttribute::LinkInfo(infos) => {

@@ -1,5 +1,11 @@
 //! Does what a plan says, and undoes it by ownership.
 
+use std::{
+    collections::HashSet,
+    io,
+    time::{Duration, Instant},
+};
+
 use veth_common::{FdbKey, Mac, Port as PortEntry, PortKind, Target};
 
 use super::{
@@ -10,7 +16,7 @@ use crate::{
     datapath::{self, Datapath, LoadOptions, pins},
     hooks,
     net::{
-        Netlink, Netns,
+        self, Netlink, Netns,
         link::{End, Link, Pair},
         netns, sysctl,
     },
@@ -28,6 +34,12 @@ pub trait Progress {
     /// All is done, or given up.
     fn finish(&self);
 }
+
+/// How long a link may take to carry frames after it was set up. It is a few milliseconds.
+const READY_MAX: Duration = Duration::from_secs(10);
+
+/// How often that is looked at.
+const READY_POLL: Duration = Duration::from_millis(1);
 
 /// What `up` did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +82,7 @@ pub async fn up(roots: &Roots, topology: &Topology, progress: &dyn Progress) -> 
                     .note(&format_args!("removing what an interrupted command left of {}", topology.name));
             }
         }
-        collect(teardown(roots, &record, &netlink).await)?;
+        collect(teardown(roots, &record, &netlink, progress).await)?;
     }
 
     let prepared = prepare(roots, topology, &host, &netlink).await;
@@ -91,7 +103,7 @@ pub async fn up(roots: &Roots, topology: &Topology, progress: &dyn Progress) -> 
             progress.finish();
             let step = description.to_string();
             drop(worker);
-            let mut rollback = teardown(roots, &record, &netlink).await;
+            let mut rollback = teardown(roots, &record, &netlink, progress).await;
             if rollback.is_empty()
                 && let Err(error) = forget(roots, &topology.name, lock)
             {
@@ -131,7 +143,7 @@ pub async fn down(roots: &Roots, name: &str, progress: &dyn Progress) -> Result<
             record.phase = Phase::Changing;
             roots.save(&record)?;
             hooks::step();
-            collect(teardown(roots, &record, &netlink).await)?;
+            collect(teardown(roots, &record, &netlink, progress).await)?;
         }
         None => collect(sweep(roots, name, &netlink).await)?,
     }
@@ -231,6 +243,7 @@ impl Worker<'_> {
                 Ok(self.datapath()?.attach(name)?)
             }
             Step::Connect { pod, port } => self.connect(&topology.pods[pod].ports[port]).await,
+            Step::Ready => self.wait_until_ready().await,
         }
     }
 
@@ -351,18 +364,49 @@ impl Worker<'_> {
         }
     }
 
+    /// Setting a link up is not enough: the kernel starts its queue, and its bridge port, a moment later, and
+    /// drops frames until then.
+    async fn wait_until_ready(&self) -> Result<(), Error> {
+        let host_ends: HashSet<&str> =
+            self.topology.ports().map(|(_, port)| port.host_link.as_str()).collect();
+        wait_for_links(self.netlink, &host_ends).await?;
+        for pod in &self.topology.pods {
+            let netlink = Netns::open(&pod.namespace)?.netlink()?;
+            let ends = pod.ports.iter().map(|port| port.name.as_str()).collect();
+            wait_for_links(&netlink, &ends).await?;
+        }
+        Ok(())
+    }
+
     fn index(&self, name: &str) -> Result<u32, Error> {
         let link = self.links.iter().find(|link| link.name == name);
         Ok(link.map(|link| link.index).ok_or_else(|| {
-            crate::net::Error::new(
+            net::Error::new(
                 format!("find the link {name}, which was made a moment ago"),
-                std::io::Error::from_raw_os_error(libc::ENODEV),
+                io::Error::from_raw_os_error(libc::ENODEV),
             )
         })?)
     }
 
     fn datapath(&mut self) -> Result<&mut Datapath, Error> {
         Ok(self.datapath.as_mut().ok_or(datapath::Error::NotLoaded)?)
+    }
+}
+
+/// Waits until links of a namespace are operational.
+async fn wait_for_links(netlink: &Netlink, names: &HashSet<&str>) -> Result<(), Error> {
+    let start = Instant::now();
+    loop {
+        let links = netlink.links().await?;
+        let waiting = |link: &&Link| !link.operational && names.contains(link.name.as_str());
+        let Some(link) = links.iter().find(waiting) else {
+            return Ok(());
+        };
+        if start.elapsed() > READY_MAX {
+            let action = format!("wait until {} carries frames", link.name);
+            return Err(net::Error::new(action, io::Error::from(io::ErrorKind::TimedOut)).into());
+        }
+        tokio::time::sleep(READY_POLL).await;
     }
 }
 
@@ -378,7 +422,7 @@ fn target(topology: &Topology, port: &Port) -> Target {
 }
 
 /// Removes all that is ours of a topology, goes on after errors, and returns them.
-async fn teardown(roots: &Roots, record: &Record, netlink: &Netlink) -> Vec<Error> {
+async fn teardown(roots: &Roots, record: &Record, netlink: &Netlink, progress: &dyn Progress) -> Vec<Error> {
     let mut errors = Vec::new();
     let mut check = |result: Result<(), Error>| {
         if let Err(error) = result {
@@ -389,15 +433,20 @@ async fn teardown(roots: &Roots, record: &Record, netlink: &Netlink) -> Vec<Erro
     let topology = &record.topology;
     // Another boot: the kernel objects are gone, and equal names now belong to somebody else.
     let same_boot = !matches!(record.is_from_another_boot(), Ok(true));
+    progress.start(2 + topology.pods.len());
     if same_boot {
+        progress.step(&"delete links");
         check(delete_links(topology, netlink).await);
     }
+    progress.step(&"remove pins");
     check(pins::remove_all(roots, &topology.name).map_err(Error::from));
     if same_boot {
         for pod in &topology.pods {
+            progress.step(&format_args!("remove namespace {}", pod.namespace));
             check(delete_namespace(topology, pod).await);
         }
     }
+    progress.finish();
     errors
 }
 
@@ -449,7 +498,7 @@ async fn sweep(roots: &Roots, name: &str, netlink: &Netlink) -> Vec<Error> {
 /// Host ends and bridges go in one request if nobody else uses the group, one by one otherwise.
 async fn delete_links(topology: &Topology, netlink: &Netlink) -> Result<(), Error> {
     let group = topology.group();
-    let names: std::collections::HashSet<&str> = topology.host_links().collect();
+    let names: HashSet<&str> = topology.host_links().collect();
     let prefix = topology.alias_prefix();
     // A link has its name and group from birth, its alias a little later.
     let is_ours = |link: &Link| match &link.alias {

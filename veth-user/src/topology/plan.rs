@@ -57,6 +57,8 @@ pub enum Step {
         /// Its port.
         port: usize,
     },
+    /// Wait until every link carries frames.
+    Ready,
 }
 
 /// The steps from nothing to a running topology.
@@ -89,6 +91,7 @@ pub fn build(topology: &Topology) -> Vec<Step> {
     steps.extend(ports().map(|(pod, port)| Step::Register { pod, port }));
     steps.extend(ports().map(|(pod, port)| Step::Attach { pod, port }));
     steps.extend(ports().map(|(pod, port)| Step::Connect { pod, port }));
+    steps.push(Step::Ready);
     steps
 }
 
@@ -118,6 +121,7 @@ impl fmt::Display for Description<'_> {
             Step::Register { pod, port } => write!(f, "register {}", link(pod, port)),
             Step::Attach { pod, port } => write!(f, "attach tcx ingress to {}", link(pod, port)),
             Step::Connect { pod, port } => write!(f, "connect {}", link(pod, port)),
+            Step::Ready => write!(f, "wait until every link carries frames"),
         }
     }
 }
@@ -131,7 +135,9 @@ mod tests {
         let topology = Topology::switch("s", 5, 1_500).unwrap();
         let steps = build(&topology);
         let first_connect = steps.iter().position(|step| matches!(step, Step::Connect { .. })).unwrap();
-        assert!(steps[first_connect..].iter().all(|step| matches!(step, Step::Connect { .. })));
+        let rest = &steps[first_connect..];
+        assert!(rest.iter().all(|step| matches!(step, Step::Connect { .. } | Step::Ready)));
+        assert_eq!(rest.last(), Some(&Step::Ready));
         let attached = steps.iter().filter(|step| matches!(step, Step::Attach { .. })).count();
         assert_eq!(attached, 5);
         assert_eq!(steps.iter().filter(|step| matches!(step, Step::Bridge { .. })).count(), 1);
@@ -141,7 +147,7 @@ mod tests {
     fn a_wire_needs_no_bridge() {
         let steps = build(&Topology::wire("w", 1_500).unwrap());
         assert!(!steps.iter().any(|step| matches!(step, Step::Bridge { .. })));
-        assert_eq!(steps.len(), 13);
+        assert_eq!(steps.len(), 14);
     }
 
     #[test]

@@ -1,1 +1,56 @@
-fn main(){}
+//! The project's own tasks: `cargo xtask <task>`, one module each.
+
+mod build;
+mod ci;
+mod command;
+mod lint;
+mod run;
+mod setup;
+mod test;
+mod toolchain;
+mod workspace;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::workspace::Workspace;
+
+/// Builds, runs, tests and checks veth.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Find a BPF toolchain, or get one.
+    Setup,
+    /// Build the eBPF programs.
+    BuildEbpf,
+    /// Build veth with its eBPF programs inside.
+    Build(build::Arguments),
+    /// Build veth for release and run it as root.
+    Run(run::Arguments),
+    /// Run the tests: those of the programs and of the network as root.
+    Test(test::Arguments),
+    /// Check format, code, documents, spelling and licences.
+    Lint,
+    /// Do all that decides whether a change is good: lint, test, a short run.
+    Ci,
+}
+
+fn main() -> Result<()> {
+    let Cli { task } = Cli::parse();
+    let workspace = Workspace::find()?;
+    match task {
+        Task::Setup => setup::run(&workspace),
+        Task::BuildEbpf => build::ebpf(&workspace).map(drop),
+        Task::Build(arguments) => build::run(&workspace, &arguments),
+        Task::Run(arguments) => run::run(&workspace, arguments),
+        Task::Test(arguments) => test::run(&workspace, &arguments),
+        Task::Lint => lint::run(&workspace),
+        Task::Ci => ci::run(&workspace),
+    }
+}

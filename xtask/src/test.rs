@@ -1,0 +1,84 @@
+//! `cargo xtask test`: the three tiers, from the one that needs nothing to the one that needs a network.
+
+use std::{ffi::OsString, path::Path};
+
+use anyhow::{Context as _, Result};
+use clap::ValueEnum;
+use nix::unistd::geteuid;
+
+use crate::{build, command, run::ensure_sudo, toolchain::Version, workspace::Workspace};
+
+/// What to test.
+#[derive(Default, clap::Args)]
+pub(crate) struct Arguments {
+    /// One tier only.
+    tier: Option<Tier>,
+    /// Arguments of the test binaries: a filter, `--nocapture`, …
+    #[arg(last = true, value_name = "ARGUMENTS")]
+    harness: Vec<OsString>,
+}
+
+/// A tier of tests.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Tier {
+    /// Pure logic and the eBPF object as a file, without root.
+    Unit,
+    /// Each eBPF program on frames made by hand, as root.
+    Prog,
+    /// Whole networks of pods, as root.
+    Net,
+}
+
+/// Runs the tests. The object is built even for the unit tests, some of which look into it.
+pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
+    let Arguments { tier, harness } = arguments;
+    let object = build::ebpf(workspace)?;
+    if tier.is_none_or(|tier| tier == Tier::Unit) {
+        let mut cargo = workspace.command("cargo");
+        cargo.env(build::OBJECT, &object).arg("test").arg("--").args(harness);
+        command::run(&mut cargo)?;
+    }
+    match tier {
+        None => privileged(workspace, &object, &["prog", "net"], harness),
+        Some(Tier::Prog) => privileged(workspace, &object, &["prog"], harness),
+        Some(Tier::Net) => privileged(workspace, &object, &["net"], harness),
+        Some(Tier::Unit) => Ok(()),
+    }
+}
+
+/// Runs integration tests as root. They start the veth that is named by `VETH_BIN`.
+///
+/// Both commands select the same packages and features, so that cargo unifies features alike and builds
+/// `veth-user` once.
+fn privileged(workspace: &Workspace, object: &Path, tests: &[&str], harness: &[OsString]) -> Result<()> {
+    let cargo = |verb| {
+        let mut cargo = workspace.command("cargo");
+        cargo.env(build::OBJECT, object).arg(verb);
+        cargo.args(["--package=veth-user", "--package=veth-tests", "--features=veth-user/test-hooks"]);
+        cargo.args(tests.iter().map(|test| format!("--test={test}")));
+        cargo
+    };
+    command::run(cargo("build").arg("--bin=veth"))?;
+    let mut test = cargo("test");
+    if !geteuid().is_root() {
+        ensure_sudo()?;
+        let host = Version::of(&mut workspace.command("rustc")).context("ask rustc for the host")?.host;
+        test.env(runner(&host), "sudo -E");
+    }
+    command::run(test.env("VETH_BIN", workspace.target.join("debug/veth")).arg("--").args(harness))
+}
+
+/// The variable that tells cargo what to start the programs of a target with.
+fn runner(target: &str) -> String {
+    format!("CARGO_TARGET_{}_RUNNER", target.replace('-', "_").to_uppercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_runner_is_named_by_its_target() {
+        assert_eq!(runner("x86_64-unknown-linux-gnu"), "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER");
+    }
+}

@@ -52,17 +52,17 @@ for round in $(seq 0 "$rounds"); do
 done
 
 awk '{ rate[$1, $2] = $3; if ($1 > n) n = $1 }
-function median(a, n,   i, j, t) {
+function sort(a, n,   i, j, t) {
     for (i = 2; i <= n; i++) { t = a[i]; for (j = i - 1; j > 0 && a[j] > t; j--) a[j + 1] = a[j]; a[j + 1] = t }
-    low = a[1]; high = a[n]
-    return n % 2 ? a[(n + 1) / 2] : (a[n / 2] + a[n / 2 + 1]) / 2
 }
+function quantile(a, n, q,   at, low) { at = 1 + (n - 1) * q; low = int(at); return a[low] + (at - low) * (a[low < n ? low + 1 : n] - a[low]) }
 END {
     split("direct switch bridge", names)
-    printf "%-8s %12s %28s\n", "path", "Mbit/s", "ratio to direct, same round"
+    printf "%-8s %14s %40s\n", "path", "median Mbit/s", "ratio to direct in the same round"
     for (p = 1; p <= 3; p++) {
         for (i = 1; i <= n; i++) { v[i] = rate[i, names[p]]; r[i] = v[i] / rate[i, "direct"] }
-        m = median(v, n); q = median(r, n)
-        printf "%-8s %12.0f %12.3f [%.3f, %.3f] of %d rounds\n", names[p], m, q, low, high, n
+        sort(v, n); sort(r, n)
+        printf "%-8s %14.0f   median %.3f, middle half %.3f to %.3f, %d rounds\n", names[p], quantile(v, n, 0.5),
+            quantile(r, n, 0.5), quantile(r, n, 0.25), quantile(r, n, 0.75), n
     }
 }' "$out"

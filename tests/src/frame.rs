@@ -16,7 +16,7 @@ pub const ETHERTYPE_IPV4: u16 = 0x0800;
 /// An Ethernet frame.
 #[must_use]
 pub fn ethernet(destination: Mac, source: Mac, ethertype: u16, payload: &[u8]) -> Vec<u8> {
-    [&destination.0[..], &source.0, &ethertype.to_be_bytes(), payload].concat()
+    [&destination.bytes()[..], &source.bytes(), &ethertype.to_be_bytes(), payload].concat()
 }
 
 /// What stands behind a VLAN ethertype: the tag and the frame it tags.

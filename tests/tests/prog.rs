@@ -88,7 +88,7 @@ impl Bench {
         let pod = pods.iter().find(|candidate| candidate["name"] == pod).unwrap();
         let text = pod["ports"][0]["mac"].as_str().unwrap();
         let bytes: Vec<u8> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
-        Mac(bytes.try_into().unwrap())
+        Mac::new(bytes.try_into().unwrap())
     }
 }
 
@@ -111,8 +111,8 @@ impl Growth {
     }
 }
 
-const STRANGER: Mac = Mac([2, 0, 0, 0, 0, 0xee]);
-const BROADCAST: Mac = Mac([0xff; 6]);
+const STRANGER: Mac = Mac::new([2, 0, 0, 0, 0, 0xee]);
+const BROADCAST: Mac = Mac::new([0xff; 6]);
 const PLAIN: Gso = Gso { segments: 0, size: 0 };
 const NOTHING: [u64; 3] = [0, 0, 0];
 
@@ -139,11 +139,11 @@ fn switch_passes_what_a_bridge_must_judge() {
     let (one, two) = (bench.mac("pod1"), bench.mac("pod2"));
     for (why, frame) in [
         ("broadcast", raw(BROADCAST, one, 60)),
-        ("multicast", raw(Mac([0x33, 0x33, 0, 0, 0, 1]), one, 60)),
+        ("multicast", raw(Mac::new([0x33, 0x33, 0, 0, 0, 1]), one, 60)),
         ("unknown", raw(STRANGER, one, 60)),
         ("to itself", raw(one, one, 60)),
-        ("zero source", raw(two, Mac([0; 6]), 60)),
-        ("multicast source", raw(two, Mac([1, 0, 0, 0, 0, 1]), 60)),
+        ("zero source", raw(two, Mac::new([0; 6]), 60)),
+        ("multicast source", raw(two, Mac::new([1, 0, 0, 0, 0, 1]), 60)),
         ("too long", raw(two, one, 1_519)),
     ] {
         let length = u64::try_from(frame.len()).unwrap();
@@ -180,7 +180,7 @@ fn wire_carries_everything_and_names_what_does_not_fit() {
         ("for the far pod", raw(two, one, 60)),
         ("broadcast", raw(BROADCAST, one, 60)),
         ("for somebody else", raw(STRANGER, one, 60)),
-        ("zero source", raw(two, Mac([0; 6]), 60)),
+        ("zero source", raw(two, Mac::new([0; 6]), 60)),
     ] {
         assert_eq!(bench.run("wire-ns1", &frame, PLAIN), REDIRECT, "{why}");
     }

@@ -48,7 +48,7 @@ impl Decision {
 /// Decides what happens to a frame that came in on `port`.
 #[must_use]
 #[inline(always)]
-pub fn decide(port: &Port, frame: &Frame, tables: &impl Tables) -> Decision {
+pub fn decide(port: &Port, frame: &Frame<'_>, tables: &impl Tables) -> Decision {
     if port.kind == PortKind::Switch as u32 {
         switch(port, frame, tables)
     } else if port.kind == PortKind::Wire as u32 {
@@ -62,7 +62,7 @@ pub fn decide(port: &Port, frame: &Frame, tables: &impl Tables) -> Decision {
 
 /// Known unicast that a bridge would forward goes fast. Everything else is the bridge's to judge.
 #[inline(always)]
-fn switch(port: &Port, frame: &Frame, tables: &impl Tables) -> Decision {
+fn switch(port: &Port, frame: &Frame<'_>, tables: &impl Tables) -> Decision {
     let Some(header) = frame.header else {
         return Decision::Pass;
     };
@@ -85,7 +85,7 @@ fn switch(port: &Port, frame: &Frame, tables: &impl Tables) -> Decision {
 
 /// A wire is a cable: all that fits comes out at the other end, whoever it is for.
 #[inline(always)]
-fn wire(port: &Port, frame: &Frame, tables: &impl Tables) -> Decision {
+fn wire(port: &Port, frame: &Frame<'_>, tables: &impl Tables) -> Decision {
     let target = &port.target;
     if too_long(frame, target) {
         return Decision::Drop(DropReason::MtuExceeded);
@@ -113,7 +113,7 @@ fn mode(destination: Mac, target: &Target) -> RedirectMode {
 
 /// `bpf_redirect_peer` checks no MTU, so we do, by the kernel's rule (`is_skb_forwardable`).
 #[inline(always)]
-const fn too_long(frame: &Frame, target: &Target) -> bool {
+const fn too_long(frame: &Frame<'_>, target: &Target) -> bool {
     !frame.gso && frame.length > target.max_length
 }
 
@@ -126,9 +126,9 @@ mod tests {
     use super::*;
     use crate::EthernetHeader;
 
-    const A: Mac = Mac([2, 0, 0, 0, 0, 0xa]);
-    const B: Mac = Mac([2, 0, 0, 0, 0, 0xb]);
-    const STRANGER: Mac = Mac([2, 0, 0, 0, 0, 0xee]);
+    const A: Mac = Mac::new([2, 0, 0, 0, 0, 0xa]);
+    const B: Mac = Mac::new([2, 0, 0, 0, 0, 0xb]);
+    const STRANGER: Mac = Mac::new([2, 0, 0, 0, 0, 0xee]);
 
     const fn target(slot: u32, mac: Mac) -> Target {
         Target { slot, max_length: 1518, mac, redirect: RedirectMode::Peer as u8, reserved: 0 }
@@ -176,8 +176,12 @@ mod tests {
         Port { ifindex: 101, slot: 1, kind, target: target(2, B), ..Port::default() }
     }
 
-    fn frame(destination: Mac, source: Mac) -> Frame {
-        Frame { header: Some(EthernetHeader { destination, source }), length: 60, gso: false }
+    fn header(destination: Mac, source: Mac) -> EthernetHeader {
+        EthernetHeader { destination, source }
+    }
+
+    fn frame(header: &EthernetHeader) -> Frame<'_> {
+        Frame { header: Some(header), length: 60, gso: false }
     }
 
     const TO_B: Decision = Decision::Redirect { slot: 2, ifindex: 102, mode: RedirectMode::Peer };
@@ -185,18 +189,18 @@ mod tests {
 
     #[test]
     fn switch_redirects_known_unicast() {
-        assert_eq!(decide(&switch_port(), &frame(B, A), &Lab::new()), TO_B);
+        assert_eq!(decide(&switch_port(), &frame(&header(B, A)), &Lab::new()), TO_B);
     }
 
     #[test]
     fn switch_does_not_care_who_sent_it() {
-        assert_eq!(decide(&switch_port(), &frame(B, STRANGER), &Lab::new()), TO_B);
+        assert_eq!(decide(&switch_port(), &frame(&header(B, STRANGER)), &Lab::new()), TO_B);
     }
 
     #[test]
     fn switch_uses_the_mode_of_the_target() {
         let lab = Lab { redirect: RedirectMode::Host, ..Lab::new() };
-        assert_eq!(decide(&switch_port(), &frame(B, A), &lab), TO_B_BY_HOST);
+        assert_eq!(decide(&switch_port(), &frame(&header(B, A)), &lab), TO_B_BY_HOST);
     }
 
     #[test]
@@ -204,13 +208,17 @@ mod tests {
         let lab = Lab::new();
         for (why, destination, source) in [
             ("unknown", STRANGER, A),
-            ("broadcast", Mac([0xff; 6]), A),
-            ("multicast", Mac([0x33, 0x33, 0, 0, 0, 1]), A),
+            ("broadcast", Mac::new([0xff; 6]), A),
+            ("multicast", Mac::new([0x33, 0x33, 0, 0, 0, 1]), A),
             ("its own address", A, A),
-            ("zero source", B, Mac([0; 6])),
-            ("multicast source", B, Mac([1, 0, 0, 0, 0, 1])),
+            ("zero source", B, Mac::new([0; 6])),
+            ("multicast source", B, Mac::new([1, 0, 0, 0, 0, 1])),
         ] {
-            assert_eq!(decide(&switch_port(), &frame(destination, source), &lab), Decision::Pass, "{why}");
+            assert_eq!(
+                decide(&switch_port(), &frame(&header(destination, source)), &lab),
+                Decision::Pass,
+                "{why}"
+            );
         }
         let headless = Frame { header: None, length: 10, gso: false };
         assert_eq!(decide(&switch_port(), &headless, &lab), Decision::Pass);
@@ -219,20 +227,21 @@ mod tests {
     #[test]
     fn switch_keeps_domains_apart() {
         let port = Port { domain: 8, ..switch_port() };
-        assert_eq!(decide(&port, &frame(B, A), &Lab::new()), Decision::Pass);
+        assert_eq!(decide(&port, &frame(&header(B, A)), &Lab::new()), Decision::Pass);
     }
 
     #[test]
     fn switch_falls_to_the_slow_path_when_the_target_is_gone() {
         let lab = Lab { b_is_there: false, ..Lab::new() };
-        assert_eq!(decide(&switch_port(), &frame(B, A), &lab), Decision::Pass);
+        assert_eq!(decide(&switch_port(), &frame(&header(B, A)), &lab), Decision::Pass);
     }
 
     #[test]
     fn length_is_the_kernels_rule() {
         let lab = Lab::new();
         for (length, gso, fits) in [(1518, false, true), (1519, false, false), (65_000, true, true)] {
-            let frame = Frame { length, gso, ..frame(B, A) };
+            let header = header(B, A);
+            let frame = Frame { length, gso, ..frame(&header) };
             let switch_verdict = if fits { TO_B } else { Decision::Pass };
             let wire_verdict = if fits { TO_B } else { Decision::Drop(DropReason::MtuExceeded) };
             assert_eq!(decide(&switch_port(), &frame, &lab), switch_verdict, "{length} {gso}");
@@ -243,9 +252,11 @@ mod tests {
     #[test]
     fn wire_carries_everything_and_looks_nothing_up() {
         let lab = Lab::new();
-        assert_eq!(decide(&wire_port(), &frame(B, A), &lab), TO_B);
-        for destination in [STRANGER, A, Mac([0xff; 6]), Mac([1, 0, 0x5e, 0, 0, 1]), Mac([0; 6])] {
-            let decision = decide(&wire_port(), &frame(destination, Mac([0; 6])), &lab);
+        assert_eq!(decide(&wire_port(), &frame(&header(B, A)), &lab), TO_B);
+        for destination in
+            [STRANGER, A, Mac::new([0xff; 6]), Mac::new([1, 0, 0x5e, 0, 0, 1]), Mac::new([0; 6])]
+        {
+            let decision = decide(&wire_port(), &frame(&header(destination, Mac::new([0; 6]))), &lab);
             assert_eq!(decision, TO_B_BY_HOST, "{destination}");
         }
         let headless = Frame { header: None, length: 10, gso: false };
@@ -256,21 +267,21 @@ mod tests {
     #[test]
     fn wire_without_a_far_end_says_so() {
         let lab = Lab { b_is_there: false, ..Lab::new() };
-        assert_eq!(decide(&wire_port(), &frame(B, A), &lab), Decision::Drop(DropReason::NoPeer));
+        assert_eq!(decide(&wire_port(), &frame(&header(B, A)), &lab), Decision::Drop(DropReason::NoPeer));
     }
 
     #[test]
     fn nothing_enters_the_host_from_a_bridge_without_a_gateway() {
         let port = Port { kind: PortKind::Bridge as u32, ..switch_port() };
-        for destination in [B, STRANGER, Mac([0xff; 6])] {
-            let decision = decide(&port, &frame(destination, A), &Lab::new());
+        for destination in [B, STRANGER, Mac::new([0xff; 6])] {
+            let decision = decide(&port, &frame(&header(destination, A)), &Lab::new());
             assert_eq!(decision, Decision::Drop(DropReason::NoGateway));
         }
     }
 
     #[test]
     fn an_empty_entry_passes() {
-        assert_eq!(decide(&Port::default(), &frame(B, A), &Lab::new()), Decision::Pass);
+        assert_eq!(decide(&Port::default(), &frame(&header(B, A)), &Lab::new()), Decision::Pass);
     }
 
     proptest! {
@@ -278,11 +289,10 @@ mod tests {
         fn never_redirects_to_the_ingress_port_or_by_two_lookups(
             destination: [u8; 6], source: [u8; 6], pick in 0..4u8, length: u32, gso: bool,
         ) {
-            let destination = match pick { 0 => A, 1 => B, _ => Mac(destination) };
+            let destination = match pick { 0 => A, 1 => B, _ => Mac::new(destination) };
             let lab = Lab::new();
-            let frame = Frame {
-                header: Some(EthernetHeader { destination, source: Mac(source) }), length, gso,
-            };
+            let header = header(destination, Mac::new(source));
+            let frame = Frame { header: Some(&header), length, gso };
             if let Decision::Redirect { slot, ifindex, mode } = decide(&switch_port(), &frame, &lab) {
                 prop_assert_eq!((slot, ifindex, mode), (2, 102, RedirectMode::Peer));
                 prop_assert_eq!(destination, B);

@@ -4,25 +4,40 @@ use core::fmt;
 
 /// An Ethernet address.
 ///
-/// Aligned to 2, as it is in a frame, so that programs read it by 16 bits and not byte by byte.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(C, align(2))]
-pub struct Mac(pub [u8; 6]);
+/// Kept as three 16-bit words in the order of the frame: programs read and compare it by words, and not byte
+/// by byte as they would an array of bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct Mac([u16; 3]);
 
 impl Mac {
+    /// An address from its bytes, in the order of the frame.
+    #[must_use]
+    pub const fn new([a, b, c, d, e, f]: [u8; 6]) -> Self {
+        Self([u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]), u16::from_ne_bytes([e, f])])
+    }
+
+    /// Its bytes, in the order of the frame.
+    #[must_use]
+    pub const fn bytes(self) -> [u8; 6] {
+        let [ab, cd, ef] = self.0;
+        let ([a, b], [c, d], [e, f]) = (ab.to_ne_bytes(), cd.to_ne_bytes(), ef.to_ne_bytes());
+        [a, b, c, d, e, f]
+    }
+
     /// Whether the group bit is set: multicast, and so broadcast too.
     #[must_use]
     #[inline(always)]
     pub const fn is_multicast(self) -> bool {
-        self.0[0] & 1 != 0
+        self.0[0].to_ne_bytes()[0] & 1 != 0
     }
 
-    /// Whether every byte is zero.
+    /// Whether all of it is zero.
     #[must_use]
     #[inline(always)]
     pub const fn is_zero(self) -> bool {
-        let [a, b, c, d, e, f] = self.0;
-        a | b | c | d | e | f == 0
+        let [ab, cd, ef] = self.0;
+        ab | cd | ef == 0
     }
 
     /// What a bridge accepts as a source: neither zero nor multicast, the kernel's `is_valid_ether_addr`.
@@ -35,7 +50,7 @@ impl Mac {
 
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
+        let [a, b, c, d, e, g] = self.bytes();
         write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
     }
 }
@@ -52,9 +67,9 @@ pub struct EthernetHeader {
 
 /// What a decision looks at. Built from an `__sk_buff` by the TC program, by hand in tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Frame {
-    /// The addresses, or `None` where the frame is too short to have them.
-    pub header: Option<EthernetHeader>,
+pub struct Frame<'a> {
+    /// The addresses, still in the frame, so that only what a decision needs is read; `None` where the frame is too short to have them.
+    pub header: Option<&'a EthernetHeader>,
     /// Bytes from the destination address on, without a VLAN tag that the kernel keeps beside the frame.
     pub length: u32,
     /// Whether the frame is a GSO frame that is cut up later, so that its length says nothing about MTUs.
@@ -71,16 +86,16 @@ mod tests {
 
     #[test]
     fn sources_that_a_bridge_refuses() {
-        assert!(!Mac([0; 6]).is_valid_source());
-        assert!(!Mac([0xff; 6]).is_valid_source());
-        assert!(!Mac([0x01, 0, 0x5e, 0, 0, 1]).is_valid_source());
-        assert!(!Mac([0x03, 0, 0, 0, 0, 1]).is_valid_source());
-        assert!(Mac([0, 0, 0, 0, 0, 1]).is_valid_source());
-        assert!(Mac([2, 0, 0, 0, 0, 0]).is_valid_source());
+        assert!(!Mac::new([0; 6]).is_valid_source());
+        assert!(!Mac::new([0xff; 6]).is_valid_source());
+        assert!(!Mac::new([0x01, 0, 0x5e, 0, 0, 1]).is_valid_source());
+        assert!(!Mac::new([0x03, 0, 0, 0, 0, 1]).is_valid_source());
+        assert!(Mac::new([0, 0, 0, 0, 0, 1]).is_valid_source());
+        assert!(Mac::new([2, 0, 0, 0, 0, 0]).is_valid_source());
     }
 
     #[test]
     fn prints_as_iproute2_does() {
-        assert_eq!(Mac([2, 0xfc, 0, 1, 0xab, 9]).to_string(), "02:fc:00:01:ab:09");
+        assert_eq!(Mac::new([2, 0xfc, 0, 1, 0xab, 9]).to_string(), "02:fc:00:01:ab:09");
     }
 }

@@ -73,11 +73,11 @@ const fn action(returned: i64) -> i32 {
 
 /// The Ethernet header, where the linear part of the frame has a whole one.
 #[inline(always)]
-fn header(ctx: &TcContext) -> Option<EthernetHeader> {
+fn header(ctx: &TcContext) -> Option<&EthernetHeader> {
     let start = ctx.data();
     if start + 14 > ctx.data_end() {
         return None;
     }
-    // SAFETY: the verifier has seen the comparison above. Bytes have no alignment to break.
-    Some(unsafe { *(start as *const EthernetHeader) })
+    // SAFETY: the verifier has seen the comparison above. The kernel aligns an Ethernet header to 2 at least.
+    Some(unsafe { &*(start as *const EthernetHeader) })
 }

@@ -14,9 +14,9 @@ use veth_user::net::Netns;
 
 const SHORT: Duration = Duration::from_millis(500);
 const LONG: Duration = Duration::from_secs(5);
-const STRANGER: Mac = Mac([2, 0, 0, 0, 0, 0xee]);
-const BROADCAST: Mac = Mac([0xff; 6]);
-const MULTICAST: Mac = Mac([1, 0, 0x5e, 1, 2, 3]);
+const STRANGER: Mac = Mac::new([2, 0, 0, 0, 0, 0xee]);
+const BROADCAST: Mac = Mac::new([0xff; 6]);
+const MULTICAST: Mac = Mac::new([1, 0, 0x5e, 1, 2, 3]);
 
 fn mac(pod: &Netns) -> Mac {
     pod.run(|| with_netlink(async |netlink| netlink.link("eth0").await.unwrap().mac.unwrap())).unwrap()

@@ -23,7 +23,7 @@ impl Netlink {
         let mut message = LinkMessage::default();
         message.attributes = vec![
             LinkAttribute::IfName(name.to_owned()),
-            LinkAttribute::Address(mac.0.to_vec()),
+            LinkAttribute::Address(mac.bytes().to_vec()),
             LinkAttribute::Mtu(mtu),
             LinkAttribute::Group(group),
             LinkAttribute::LinkInfo(vec![
@@ -54,7 +54,7 @@ impl Netlink {
         message.header.ifindex = port;
         message.header.state = NeighbourState::Noarp;
         message.header.flags = NeighbourFlags::Controller;
-        message.attributes = vec![NeighbourAttribute::LinkLayerAddress(mac.0.to_vec())];
+        message.attributes = vec![NeighbourAttribute::LinkLayerAddress(mac.bytes().to_vec())];
         self.replace(
             &format!("add {mac} on link {port} to its bridge"),
             RouteNetlinkMessage::NewNeighbour(message),

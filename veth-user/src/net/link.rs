@@ -102,7 +102,7 @@ impl Netlink {
             let mut message = LinkMessage::default();
             message.attributes = vec![
                 LinkAttribute::IfName(end.name.to_owned()),
-                LinkAttribute::Address(end.mac.0.to_vec()),
+                LinkAttribute::Address(end.mac.bytes().to_vec()),
                 LinkAttribute::Mtu(*mtu),
                 LinkAttribute::NumTxQueues(1),
                 LinkAttribute::NumRxQueues(1),
@@ -252,7 +252,7 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::Controller(index) => link.controller = Some(index),
                 LinkAttribute::OperState(state) => link.operational = state == State::Up,
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
-                LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok().map(Mac),
+                LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok().map(Mac::new),
                 LinkAttribute::LinkInfo(infos) => {
                     link.kind = infos.into_iter().find_map(|info| match info {
                         LinkInfo::Kind(kind) => Some(kind.to_string()),

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use veth_common::{FdbKey, Mac, Port as PortEntry, PortKind, Target};
+use veth_common::{FdbKey, Port as PortEntry, PortKind, Target};
 
 use super::{
     Error, Path, Port, Status, Switch, Topology, check_layout, model, observe,
@@ -415,7 +415,7 @@ fn target(topology: &Topology, port: &Port) -> Target {
     Target {
         slot: port.slot,
         max_length: topology.paths[port.path].mtu() + Target::MTU_OVERHEAD,
-        mac: Mac(port.mac.0),
+        mac: port.mac,
         redirect: mode as u8,
         reserved: 0,
     }

@@ -427,7 +427,7 @@ fn fit(name: &str, parts: &[&str]) -> String {
 /// A stable, locally administered, unicast address.
 fn derive_mac(parts: &[&str]) -> Mac {
     let [a, b, c, d, e, ..] = hash(parts).to_be_bytes();
-    Mac([0x02, a, b, c, d, e])
+    Mac::new([0x02, a, b, c, d, e])
 }
 
 /// FNV-1a, finished with a multiplication so that the high bits depend on every byte. Fixed for ever: names
@@ -456,7 +456,7 @@ mod mac_text {
         let bytes: Option<Vec<u8>> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
         bytes
             .and_then(|bytes| bytes.try_into().ok())
-            .map(Mac)
+            .map(Mac::new)
             .ok_or_else(|| D::Error::custom(format!("`{text}` is not an Ethernet address")))
     }
 }
@@ -525,7 +525,7 @@ mod tests {
                 prop_assert!(link.len() <= link::NAME_MAX && !link.contains(['/', ' ', '.']), "{}", link);
             }
             for (_, port) in topology.ports() {
-                prop_assert!(port.mac.is_valid_source() && port.mac.0[0] & 2 != 0);
+                prop_assert!(port.mac.is_valid_source() && port.mac.bytes()[0] & 2 != 0);
             }
             prop_assert!(topology.group() > 0);
         }

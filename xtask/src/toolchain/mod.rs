@@ -6,6 +6,8 @@
 //! 2. a compiler with a prebuilt `core`: the one that step 4 unpacked, or one in `PATH`;
 //! 3. rustup's nightly, after rustup has fetched what is missing of it;
 //! 4. Debian's compiler with its prebuilt `core`, unpacked in the target folder, the system left as it is.
+//!
+//! `VETH_BPF_TOOLCHAIN` narrows it down: `nightly` leaves 1 and 3, `prebuilt` leaves 2 and 4.
 
 mod compiler;
 mod debian;
@@ -21,7 +23,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
 use self::compiler::{Compiler, Core};
 pub(crate) use self::version::Version;
@@ -34,13 +36,18 @@ pub(crate) const TARGET: &str =
 /// A place where a compiler may come from: `None` if it has none and nothing went wrong.
 type Source = fn(&Workspace) -> Result<Option<Compiler>>;
 
-/// All of them, in the order in which they are asked.
-const SOURCES: [(&str, Source); 4] = [
-    ("nightly", nightly::find),
-    ("a prebuilt core", prebuilt::find),
-    ("nightly from rustup", nightly::get),
-    ("a prebuilt core from Debian", debian::get),
+/// All of them, in the order in which they are asked, each with what it is called in [`CHOICE`].
+const SOURCES: [(&str, &str, Source); 4] = [
+    (NIGHTLY, "nightly", nightly::find),
+    (PREBUILT, "a prebuilt core", prebuilt::find),
+    (NIGHTLY, "nightly from rustup", nightly::get),
+    (PREBUILT, "a prebuilt core from Debian", debian::get),
 ];
+
+/// The variable that chooses a kind of toolchain.
+const CHOICE: &str = "VETH_BPF_TOOLCHAIN";
+const NIGHTLY: &str = "nightly";
+const PREBUILT: &str = "prebuilt";
 
 /// What builds the eBPF crate.
 pub(crate) struct Toolchain {
@@ -52,7 +59,15 @@ pub(crate) struct Toolchain {
 impl Toolchain {
     /// Finds a toolchain or gets one, and says which.
     pub(crate) fn find_or_get(workspace: &Workspace) -> Result<Self> {
-        for (name, source) in SOURCES {
+        let choice = env::var(CHOICE).ok();
+        if let Some(choice) = &choice {
+            ensure!(
+                [NIGHTLY, PREBUILT].contains(&choice.as_str()),
+                "{CHOICE} is `{choice}`, not {NIGHTLY} or {PREBUILT}"
+            );
+        }
+        let wanted = |kind| choice.as_ref().is_none_or(|choice| choice == kind);
+        for (_, name, source) in SOURCES.into_iter().filter(|(kind, ..)| wanted(*kind)) {
             match Self::from_source(workspace, source) {
                 Ok(Some(toolchain)) => {
                     let Self { compiler, linker } = &toolchain;

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use socket2::SockRef;
 use veth_user::net::Netns;
 
 use crate::lab::PATIENCE;
@@ -14,6 +15,8 @@ use crate::lab::PATIENCE;
 /// Sends some bytes by TCP and checks that the same arrive.
 pub fn tcp(from: &Netns, to: &Netns, address: IpAddr, bytes: usize) {
     let listener = to.run(|| TcpListener::bind((address, 0))).unwrap().unwrap();
+    // Also for `accept`: a connection that never comes must fail the test, not hang it.
+    SockRef::from(&listener).set_read_timeout(Some(PATIENCE)).unwrap();
     let target = listener.local_addr().unwrap();
     let data: Vec<u8> = (0..bytes).map(|n| u8::try_from(n % 251).unwrap()).collect();
     thread::scope(|scope| {

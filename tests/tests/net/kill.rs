@@ -68,7 +68,7 @@ fn down_repairs_a_killed_run_and_no_bpf_object_is_left() {
         programs.chain(maps).chain(links).collect()
     };
     let (before, host) = (objects(), lab.fingerprint());
-    for step in [4, 9, 12, 14, 16, 17, 19] {
+    for step in [4, 9, 12, 15, 17, 18, 19, 20, 22, 24] {
         let finished = lab.start(&["run"], &[("VETH_STOP_AFTER", &step.to_string())]).finish();
         assert!(finished.was_killed(), "{finished:?}");
         lab.ok(&["down", "--all"]);

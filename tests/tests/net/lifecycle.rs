@@ -77,7 +77,7 @@ fn run_cleans_up_after_signals_and_a_panic() {
     }
     let lab = Lab::new();
     let before = lab.fingerprint();
-    for step in ["3", "9", "16"] {
+    for step in ["3", "9", "18", "19"] {
         let finished = lab.start(&["run"], &[("VETH_PANIC_AFTER", step)]).finish();
         assert_eq!(finished.status.code(), Some(101), "{finished:?}");
         assert_eq!(lab.fingerprint(), before, "a panic after step {step}");

@@ -160,10 +160,14 @@ pub fn prepare(roots: &Roots) -> Result<(), Error> {
              (`mount -t bpf bpf {BPFFS}`)"
         )));
     }
-    mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
-        .map_err(|errno| error(format!("mounting a bpffs on {BPFFS} failed: {}", errno.desc())))?;
+    // The note first: a crash in between leaves a note of nothing, and not a mount that nobody knows of.
+    roots.note_mount(Path::new(BPFFS))?;
+    if let Err(errno) = mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), Some("mode=0700")) {
+        let _unused: Option<PathBuf> = roots.take_mount_note()?;
+        return Err(error(format!("mounting a bpffs on {BPFFS} failed: {}", errno.desc())));
+    }
     log::info!("mounted a bpffs on {BPFFS}");
-    Ok(roots.note_mount(Path::new(BPFFS))?)
+    Ok(())
 }
 
 /// Unmounts the bpffs if it was mounted by us and nobody else has pinned anything there.

@@ -177,7 +177,7 @@ fn check_place(record: &Record, host: &Netns) -> Result<(), Error> {
     Err(Error::OtherNamespace { name: record.topology.name.clone(), inode: record.host_netns })
 }
 
-/// Everything that can fail without a trace, then the intent file.
+/// Everything that can fail without a trace, then the intent file, then a place for pins.
 async fn prepare(
     roots: &Roots,
     topology: &Topology,
@@ -207,11 +207,12 @@ async fn prepare(
             return Err(taken("link", name, format!("ip link del {name}")));
         }
     }
-    // Pins without a record, links and namespaces are what a crash left: the folder is ours alone.
-    pins::remove_all(roots, &topology.name)?;
-    pins::prepare(roots)?;
     let record = Record::new(topology.clone(), host.inode()?)?;
     roots.save(&record)?;
+    hooks::step();
+    // Pins of this name without links and namespaces are what a crash left: the folder is ours alone.
+    pins::remove_all(roots, &topology.name)?;
+    pins::prepare(roots)?;
     hooks::step();
     Ok(record)
 }

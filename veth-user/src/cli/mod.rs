@@ -26,11 +26,14 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0    done
   1    could not be done; the reason is on standard error, and nothing half-done is left
-  2    the arguments make no sense
+  2    the command line cannot be understood
   3    `run`: the path is there, but a ping or the transfer failed
   101  a bug in veth (`run` has cleaned up all the same)
   126, 127, or the command's own  `exec`: could not be started, was not found, or how it ended
   130, 143  ended by Ctrl-C or SIGTERM, after cleaning up (`run` ends with 0)";
+
+/// The heading of options that every subcommand has.
+const EVERYWHERE: &str = "Options of every command";
 
 /// Redirect, count and watch frames between network namespaces, by eBPF on veth pairs.
 ///
@@ -48,15 +51,15 @@ Exit codes:
 )]
 struct Cli {
     /// Folder of state and locks
-    #[arg(long, global = true, env = "VETH_STATE_DIR", value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
+    #[arg(long, global = true, help_heading = EVERYWHERE, env = "VETH_STATE_DIR", value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
     state_dir: PathBuf,
 
     /// Folder of pinned programs, maps and links, on a bpffs
-    #[arg(long, global = true, env = "VETH_PIN_DIR", value_name = "DIR", default_value = DEFAULT_PIN_DIR)]
+    #[arg(long, global = true, help_heading = EVERYWHERE, env = "VETH_PIN_DIR", value_name = "DIR", default_value = DEFAULT_PIN_DIR)]
     pin_dir: PathBuf,
 
     /// Say more: -v what is done, -vv also the whole log of the verifier
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, help_heading = EVERYWHERE, action = clap::ArgAction::Count)]
     verbose: u8,
 
     #[command(subcommand)]

@@ -84,6 +84,9 @@ pub struct Record {
     pub created: u64,
     /// How far it has come.
     pub phase: Phase,
+    /// Whether `rcu_expedited` was raised by us, and must be lowered by whoever finds this.
+    #[serde(default)]
+    pub rcu_raised: bool,
     /// What was declared.
     pub topology: Topology,
 }
@@ -103,6 +106,7 @@ impl Record {
             host_netns,
             created,
             phase: Phase::Changing,
+            rcu_raised: false,
             topology,
         })
     }

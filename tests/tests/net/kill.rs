@@ -78,6 +78,29 @@ fn down_repairs_a_killed_run_and_no_bpf_object_is_left() {
 }
 
 #[test]
+fn hurried_grace_periods_are_normal_again() {
+    let lab = Lab::alone();
+    let value = || std::fs::read_to_string("/sys/kernel/rcu_expedited").unwrap();
+    let (before, host) = (value(), lab.fingerprint());
+    assert_eq!(before.trim(), "0", "the machine hurries always: this test can say nothing");
+    let up = &["up", "--pods", "12"];
+    lab.ok(up);
+    assert_eq!(value(), before, "after up");
+    lab.ok(&["down"]);
+    assert_eq!(value(), before, "after down");
+    // In the middle of attaching, and of removing.
+    let finished = lab.start(up, &[("VETH_STOP_AFTER", "57")]).finish();
+    assert!(finished.was_killed() && value() != before, "{finished:?}");
+    lab.ok(up);
+    assert_eq!(value(), before, "up repairs");
+    let finished = lab.start(&["down"], &[("VETH_STOP_AFTER", "4")]).finish();
+    assert!(finished.was_killed() && value() != before, "{finished:?}");
+    lab.ok(&["down", "--all"]);
+    assert_eq!(value(), before, "down repairs");
+    assert_eq!(lab.fingerprint(), host);
+}
+
+#[test]
 fn a_lost_state_file_does_not_strand_what_it_spoke_of() {
     let lab = Lab::new();
     let before = lab.fingerprint();

@@ -138,24 +138,19 @@ impl Netlink {
             .collect())
     }
 
-    /// The link of a name, if there is one.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel does not answer.
-    pub async fn find_link(&self, name: &str) -> Result<Option<Link>> {
-        Ok(self.links().await?.into_iter().find(|link| link.name == name))
-    }
-
     /// The link of a name.
     ///
     /// # Errors
     ///
     /// `ENODEV` when there is none.
     pub async fn link(&self, name: &str) -> Result<Link> {
-        self.find_link(name).await?.ok_or_else(|| {
-            Error::new(format!("find the link {name}"), std::io::Error::from_raw_os_error(libc::ENODEV))
-        })
+        let action = format!("find the link {name}");
+        let mut message = LinkMessage::default();
+        message.attributes = vec![LinkAttribute::IfName(name.to_owned())];
+        match self.get(&action, RouteNetlinkMessage::GetLink(message)).await? {
+            RouteNetlinkMessage::NewLink(message) => Ok(Link::from(message)),
+            _ => Err(Error::new(action, std::io::Error::from_raw_os_error(libc::ENODEV))),
+        }
     }
 
     /// Writes a link's alias. Aliases in the request that makes a link are ignored by the kernel.

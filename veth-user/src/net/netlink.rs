@@ -1,6 +1,9 @@
 //! A route netlink socket that was opened in one namespace and is used from anywhere.
 
-use std::{io, thread};
+use std::{
+    io, thread,
+    time::{Duration, Instant},
+};
 
 use futures_util::StreamExt as _;
 use netlink_packet_core::{
@@ -13,8 +16,12 @@ use tokio::task::JoinHandle;
 
 use super::{Error, Netns, Result};
 
-/// How often an interrupted dump is read again before giving up.
-const DUMP_ATTEMPTS: u32 = 16;
+/// How long an interrupted dump is read again before giving up. Where hundreds of links are being made, every
+/// reading may be interrupted for a while.
+const DUMP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The pause before the first repetition. It doubles each time.
+const DUMP_PAUSE: Duration = Duration::from_millis(1);
 
 /// A connection to the kernel's route netlink, bound to the namespace it was opened in.
 #[derive(Debug)]
@@ -87,6 +94,27 @@ impl Netlink {
         Ok(())
     }
 
+    /// Asks for one thing.
+    pub(super) async fn get(
+        &self,
+        action: &str,
+        message: RouteNetlinkMessage,
+    ) -> Result<RouteNetlinkMessage> {
+        let mut request = NetlinkMessage::from(message);
+        request.header.flags = NLM_F_REQUEST;
+        let mut answers = self.request(action, request)?;
+        while let Some(answer) = answers.next().await {
+            match answer.payload {
+                NetlinkPayload::InnerMessage(row) => return Ok(row),
+                NetlinkPayload::Error(answer) if answer.code.is_some() => {
+                    return Err(Error::new(action, answer.to_io()));
+                }
+                _ => {}
+            }
+        }
+        Err(Error::new(action, io::Error::from(io::ErrorKind::UnexpectedEof)))
+    }
+
     /// Reads a whole table. A dump that the kernel marks as interrupted by a change is read again:
     /// rtnetlink itself ignores the mark and would return a table with holes.
     pub(super) async fn dump(
@@ -94,13 +122,17 @@ impl Netlink {
         action: &str,
         message: RouteNetlinkMessage,
     ) -> Result<Vec<RouteNetlinkMessage>> {
-        'attempt: for _ in 0..DUMP_ATTEMPTS {
+        let start = Instant::now();
+        let mut pause = DUMP_PAUSE;
+        'attempt: while start.elapsed() < DUMP_PATIENCE {
             let mut request = NetlinkMessage::from(message.clone());
             request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
             let mut answers = self.request(action, request)?;
             let mut table = Vec::new();
             while let Some(answer) = answers.next().await {
                 if answer.header.flags & NLM_F_DUMP_INTR != 0 {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(DUMP_PATIENCE / 10);
                     continue 'attempt;
                 }
                 match answer.payload {
@@ -114,7 +146,7 @@ impl Netlink {
             return Ok(table);
         }
         Err(Error::new(
-            format!("{action}: the table changed under each of {DUMP_ATTEMPTS} readings"),
+            format!("{action}: the table changed under every reading for {DUMP_PATIENCE:?}"),
             io::Error::from(io::ErrorKind::Interrupted),
         ))
     }

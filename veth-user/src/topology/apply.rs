@@ -18,7 +18,7 @@ use crate::{
     net::{
         self, Netlink, Netns,
         link::{End, Link, Pair},
-        netns, sysctl,
+        netns, rcu, sysctl,
     },
     state::{Lock, Phase, Record, Roots},
 };
@@ -41,6 +41,9 @@ const READY_MAX: Duration = Duration::from_secs(10);
 /// How often that is looked at.
 const READY_POLL: Duration = Duration::from_millis(1);
 
+/// Up to so many ports, attaching and removing takes no more than 0.1 s without hurry.
+const UNHURRIED_PORTS: usize = 8;
+
 /// What `up` did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -61,7 +64,7 @@ pub async fn up(roots: &Roots, topology: &Topology, progress: &dyn Progress) -> 
     let netlink = Netlink::open()?;
     let lock = lock(roots, &topology.name, progress)?;
 
-    if let Some(record) = roots.load(&topology.name)? {
+    if let Some(mut record) = roots.load(&topology.name)? {
         check_place(&record, &host)?;
         check_layout(&record)?;
         let status = observe(roots, &record, &netlink.links().await?)?;
@@ -82,7 +85,7 @@ pub async fn up(roots: &Roots, topology: &Topology, progress: &dyn Progress) -> 
                     .note(&format_args!("removing what an interrupted command left of {}", topology.name));
             }
         }
-        collect(teardown(roots, &record, &netlink, progress).await)?;
+        collect(teardown(roots, &mut record, &netlink, progress).await)?;
     }
 
     let prepared = prepare(roots, topology, &host, &netlink).await;
@@ -93,6 +96,7 @@ pub async fn up(roots: &Roots, topology: &Topology, progress: &dyn Progress) -> 
             return Err(error);
         }
     };
+    hurry(roots, &mut record)?;
     let steps = plan::build(topology);
     progress.start(steps.len());
     let mut worker = Worker { roots, topology, netlink: &netlink, datapath: None, links: Vec::new() };
@@ -103,7 +107,7 @@ pub async fn up(roots: &Roots, topology: &Topology, progress: &dyn Progress) -> 
             progress.finish();
             let step = description.to_string();
             drop(worker);
-            let mut rollback = teardown(roots, &record, &netlink, progress).await;
+            let mut rollback = teardown(roots, &mut record, &netlink, progress).await;
             if rollback.is_empty()
                 && let Err(error) = forget(roots, &topology.name, lock)
             {
@@ -114,6 +118,7 @@ pub async fn up(roots: &Roots, topology: &Topology, progress: &dyn Progress) -> 
         hooks::step();
     }
     record.phase = Phase::Up;
+    stop_hurrying(roots, &mut record)?;
     roots.save(&record)?;
     hooks::step();
     progress.finish();
@@ -143,7 +148,7 @@ pub async fn down(roots: &Roots, name: &str, progress: &dyn Progress) -> Result<
             record.phase = Phase::Changing;
             roots.save(&record)?;
             hooks::step();
-            collect(teardown(roots, &record, &netlink, progress).await)?;
+            collect(teardown(roots, &mut record, &netlink, progress).await)?;
         }
         None => collect(sweep(roots, name, &netlink).await)?,
     }
@@ -423,7 +428,12 @@ fn target(topology: &Topology, port: &Port) -> Target {
 }
 
 /// Removes all that is ours of a topology, goes on after errors, and returns them.
-async fn teardown(roots: &Roots, record: &Record, netlink: &Netlink, progress: &dyn Progress) -> Vec<Error> {
+async fn teardown(
+    roots: &Roots,
+    record: &mut Record,
+    netlink: &Netlink,
+    progress: &dyn Progress,
+) -> Vec<Error> {
     let mut errors = Vec::new();
     let mut check = |result: Result<(), Error>| {
         if let Err(error) = result {
@@ -431,9 +441,12 @@ async fn teardown(roots: &Roots, record: &Record, netlink: &Netlink, progress: &
         }
         hooks::step();
     };
-    let topology = &record.topology;
     // Another boot: the kernel objects are gone, and equal names now belong to somebody else.
     let same_boot = !matches!(record.is_from_another_boot(), Ok(true));
+    if same_boot {
+        check(hurry(roots, record));
+    }
+    let topology = &record.topology;
     progress.start(2 + topology.pods.len());
     if same_boot {
         progress.step(&"delete links");
@@ -447,8 +460,31 @@ async fn teardown(roots: &Roots, record: &Record, netlink: &Netlink, progress: &
             check(delete_namespace(topology, pod).await);
         }
     }
+    if same_boot {
+        check(stop_hurrying(roots, record));
+    }
     progress.finish();
     errors
+}
+
+/// Makes the kernel hurry where many attachments come or go. Remembered before it is done.
+fn hurry(roots: &Roots, record: &mut Record) -> Result<(), Error> {
+    if record.topology.ports().count() > UNHURRIED_PORTS && rcu::is_normal() {
+        record.rcu_raised = true;
+        roots.save(record)?;
+        rcu::expedite(true);
+    }
+    Ok(())
+}
+
+/// Undoes [`hurry`], also that of a process that was killed. Forgotten after it is done.
+fn stop_hurrying(roots: &Roots, record: &mut Record) -> Result<(), Error> {
+    if record.rcu_raised {
+        rcu::expedite(false);
+        record.rcu_raised = false;
+        roots.save(record)?;
+    }
+    Ok(())
 }
 
 /// What carries the mark of a topology that nothing is remembered of: somebody removed its state file.

@@ -11,6 +11,8 @@ pub mod foreign;
 pub mod frame;
 pub mod lab;
 pub mod packet;
+pub mod pair;
 pub mod traffic;
 
 pub use lab::{Finished, Lab, Running};
+pub use pair::Pair;

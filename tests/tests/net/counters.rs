@@ -1,19 +1,12 @@
 //! Counters equal what was sent, and the kernel's own, to the packet.
 
-use veth_common::Mac;
 use veth_tests::{
-    Lab,
+    Lab, Pair,
     frame::{ETHERTYPE_EXPERIMENTAL, ethernet},
-    lab::{pod_link_stats, silence, with_netlink},
-    packet::PacketSocket,
+    lab::{pod_link_stats, silence},
 };
-use veth_user::net::Netns;
 
 const FRAMES: u64 = 10_000;
-
-fn mac(pod: &Netns) -> Mac {
-    pod.run(|| with_netlink(async |netlink| netlink.link("eth0").await.unwrap().mac.unwrap())).unwrap()
-}
 
 #[test]
 fn equal_to_what_was_sent_and_to_the_kernels() {
@@ -24,12 +17,9 @@ fn equal_to_what_was_sent_and_to_the_kernels() {
         ("s", &["up", "--name", "s", "--pods", "2", "--redirect", "host"], ["s-pod1", "s-pod2"]),
     ] {
         let lab = Lab::new();
-        lab.ok(args);
-        let [one, two] = pods.map(|pod| lab.pod(pod));
+        let Pair { one, two, a, b, out, .. } = Pair::up(&lab, args, pods);
         silence(&one);
         silence(&two);
-        let (a, b) = (mac(&one), mac(&two));
-        let out = PacketSocket::open(&one, "eth0");
         let before = lab.quiet_stats(topology);
         let (sent_before, received_before) = (pod_link_stats(&one, "eth0"), pod_link_stats(&two, "eth0"));
         let mut bytes = 0;
@@ -69,11 +59,7 @@ fn equal_to_what_was_sent_and_to_the_kernels() {
 #[test]
 fn conserved_in_every_snapshot_under_load() {
     let lab = Lab::new();
-    lab.ok(&["up"]);
-    let (one, two) = (lab.pod("ns1"), lab.pod("ns2"));
-    let b = mac(&two);
-    let out = PacketSocket::open(&one, "eth0");
-    let a = mac(&one);
+    let Pair { a, b, out, .. } = Pair::wire(&lab);
     let done = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {

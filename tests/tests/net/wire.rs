@@ -4,13 +4,11 @@ use std::{net::Ipv4Addr, time::Duration};
 
 use veth_common::Mac;
 use veth_tests::{
-    Lab,
+    Lab, Pair,
     frame::{self, ETHERTYPE_EXPERIMENTAL, ETHERTYPE_IPV4, ETHERTYPE_QINQ, ETHERTYPE_VLAN, ethernet, tagged},
-    lab::{delete_link, eventually, set_link, with_netlink},
-    packet::PacketSocket,
+    lab::{delete_link, eventually, set_link},
     traffic::bind,
 };
-use veth_user::net::Netns;
 
 const SHORT: Duration = Duration::from_millis(500);
 const LONG: Duration = Duration::from_secs(5);
@@ -18,22 +16,15 @@ const STRANGER: Mac = Mac::new([2, 0, 0, 0, 0, 0xee]);
 const BROADCAST: Mac = Mac::new([0xff; 6]);
 const MULTICAST: Mac = Mac::new([1, 0, 0x5e, 1, 2, 3]);
 
-fn mac(pod: &Netns) -> Mac {
-    pod.run(|| with_netlink(async |netlink| netlink.link("eth0").await.unwrap().mac.unwrap())).unwrap()
-}
-
 #[test]
 fn every_kind_of_frame_comes_out_as_it_went_in() {
-    for (topology, args, from, to) in [
-        ("wire", &["up"][..], "ns1", "ns2"),
-        ("switch", &["up", "--pods", "2"], "switch-pod1", "switch-pod2"),
-        ("host", &["up", "--name", "host", "--redirect", "host"], "host-ns1", "host-ns2"),
+    for (topology, args, namespaces) in [
+        ("wire", &["up"][..], ["ns1", "ns2"]),
+        ("switch", &["up", "--pods", "2"], ["switch-pod1", "switch-pod2"]),
+        ("host", &["up", "--name", "host", "--redirect", "host"], ["host-ns1", "host-ns2"]),
     ] {
         let lab = Lab::new();
-        lab.ok(args);
-        let (one, two) = (lab.pod(from), lab.pod(to));
-        let (a, b) = (mac(&one), mac(&two));
-        let (out, into) = (PacketSocket::open(&one, "eth0"), PacketSocket::open(&two, "eth0"));
+        let Pair { a, b, out, into, .. } = Pair::up(&lab, args, namespaces);
         let payload = |number: u8| vec![number; 100];
         let inner = |number| tagged(7, ETHERTYPE_EXPERIMENTAL, &payload(number));
         for (what, frame, vlan) in [
@@ -63,13 +54,10 @@ fn every_kind_of_frame_comes_out_as_it_went_in() {
 #[test]
 fn fragments_cross_and_are_put_together() {
     let lab = Lab::new();
-    lab.ok(&["up"]);
-    let (one, two) = (lab.pod("ns1"), lab.pod("ns2"));
-    let (a, b) = (mac(&one), mac(&two));
+    let Pair { two, a, b, out, .. } = Pair::wire(&lab);
     let address = Ipv4Addr::new(172, 16, 0, 2);
     let socket = bind(&two, address.into());
     let port = socket.local_addr().unwrap().port();
-    let out = PacketSocket::open(&one, "eth0");
     for packet in frame::udp(Ipv4Addr::new(172, 16, 0, 1), address, port, &[9; 4_000], 1_480) {
         out.send(&ethernet(b, a, ETHERTYPE_IPV4, &packet));
     }
@@ -80,14 +68,10 @@ fn fragments_cross_and_are_put_together() {
 #[test]
 fn a_frame_for_another_address_is_not_accepted_by_the_far_stack() {
     let lab = Lab::new();
-    lab.ok(&["up"]);
-    let (one, two) = (lab.pod("ns1"), lab.pod("ns2"));
-    let (a, b) = (mac(&one), mac(&two));
+    let Pair { two, a, b, out, into, .. } = Pair::wire(&lab);
     let address = Ipv4Addr::new(172, 16, 0, 2);
     let socket = bind(&two, address.into());
     let port = socket.local_addr().unwrap().port();
-    let out = PacketSocket::open(&one, "eth0");
-    let into = PacketSocket::open(&two, "eth0");
     let datagram =
         |payload: &[u8]| frame::udp(Ipv4Addr::new(172, 16, 0, 1), address, port, payload, 1_480).remove(0);
 
@@ -107,13 +91,10 @@ fn a_frame_for_another_address_is_not_accepted_by_the_far_stack() {
 #[test]
 fn what_does_not_fit_is_dropped_and_named() {
     let lab = Lab::new();
-    lab.ok(&["up"]);
-    let (one, two) = (lab.pod("ns1"), lab.pod("ns2"));
-    let (a, b) = (mac(&one), mac(&two));
+    let Pair { one, a, b, out, into, .. } = Pair::wire(&lab);
     // Raise both ends of the near pair: the far pod's end stays at 1,500.
     one.run(|| set_link("eth0", |link| link.mtu(9_000))).unwrap();
     lab.run(|| set_link("wire-ns1", |link| link.mtu(9_000)));
-    let (out, into) = (PacketSocket::open(&one, "eth0"), PacketSocket::open(&two, "eth0"));
     out.send(&ethernet(b, a, ETHERTYPE_EXPERIMENTAL, &[1; 4_000]));
     assert!(into.receive(&[1; 100], SHORT).is_none());
     let port = lab.stats("wire")["ports"][0].clone();
@@ -124,10 +105,7 @@ fn what_does_not_fit_is_dropped_and_named() {
 #[test]
 fn a_wire_without_a_far_end_names_its_drops() {
     let lab = Lab::new();
-    lab.ok(&["up"]);
-    let one = lab.pod("ns1");
-    let a = mac(&one);
-    let out = PacketSocket::open(&one, "eth0");
+    let Pair { a, out, .. } = Pair::wire(&lab);
     lab.run(|| delete_link("wire-ns2"));
     for _ in 0..3 {
         out.send(&ethernet(STRANGER, a, ETHERTYPE_EXPERIMENTAL, &[1; 60]));

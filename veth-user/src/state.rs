@@ -14,7 +14,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use veth_common::LAYOUT_VERSION;
 
-use crate::topology::Topology;
+use crate::topology::{Topology, model::Invalid};
 
 /// Where state is kept unless `--state-dir` says otherwise.
 pub const DEFAULT_STATE_DIR: &str = "/run/veth";
@@ -44,6 +44,15 @@ pub enum Error {
         /// Why not.
         #[source]
         source: io::Error,
+    },
+    /// A file speaks of a topology that cannot be.
+    #[error("{} was changed by hand and makes no sense; remove it and run `veth down --all`", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: Invalid,
     },
     /// A file has something else in it than we wrote.
     #[error(
@@ -80,6 +89,9 @@ pub struct Record {
     pub boot_id: String,
     /// The network namespace with the host ends, by inode.
     pub host_netns: u64,
+    /// The process that made it, which removes it if it is told to end meanwhile.
+    #[serde(default)]
+    pub maker: u32,
     /// When it was made, in seconds since 1970.
     pub created: u64,
     /// How far it has come.
@@ -104,6 +116,7 @@ impl Record {
             veth_version: env!("CARGO_PKG_VERSION").to_owned(),
             boot_id: boot_id()?,
             host_netns,
+            maker: std::process::id(),
             created,
             phase: Phase::Changing,
             rcu_raised: false,
@@ -164,7 +177,14 @@ impl Roots {
             Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(io_error("read", &path)(source)),
         };
-        serde_json::from_str(&text).map(Some).map_err(|source| Error::Unreadable { path, source })
+        let record: Record = match serde_json::from_str(&text) {
+            Ok(record) => record,
+            Err(source) => return Err(Error::Unreadable { path, source }),
+        };
+        match record.topology.validate() {
+            Ok(()) => Ok(Some(record)),
+            Err(source) => Err(Error::Damaged { path, source }),
+        }
     }
 
     /// Writes a record so that a reader sees the old or the new one, never a part.
@@ -341,5 +361,9 @@ mod tests {
         fs::write(roots.record_path("wire"), "{").unwrap();
         let error = roots.load("wire").unwrap_err().to_string();
         assert!(error.contains("wire.json") && error.contains("veth down --all"), "{error}");
+        let record = Record::new(Topology::wire("wire", 1_500).unwrap(), 7).unwrap();
+        let text = serde_json::to_string(&record).unwrap().replace("\"path\":0", "\"path\":9");
+        fs::write(roots.record_path("wire"), text).unwrap();
+        assert!(matches!(roots.load("wire"), Err(Error::Damaged { .. })));
     }
 }

@@ -4,7 +4,7 @@ use std::{process::Command, time::Duration};
 
 use aya::programs::{SchedClassifier, TcAttachType};
 use nix::sys::signal::Signal;
-use veth_tests::{Lab, lab::eventually, traffic::udp};
+use veth_tests::{Lab, Running, lab::eventually, traffic::udp};
 
 #[test]
 fn up_twice_changes_nothing_and_down_twice_succeeds() {
@@ -106,6 +106,20 @@ fn a_second_command_waits_for_the_first() {
     assert!(first.status.success() && second.status.success(), "{first:?} {second:?}");
     assert!(second.err.contains("waiting for another veth command"), "{second:?}");
     assert!(second.out.contains("up already"), "{second:?}");
+}
+
+#[test]
+fn of_two_runs_at_once_one_is_refused_and_the_other_not_disturbed() {
+    let lab = Lab::new();
+    let before = lab.fingerprint();
+    let args = &["run", "--for", "1s"];
+    let runs = [lab.start(args, &[]), lab.start(args, &[])].map(Running::finish);
+    let (fine, refused): (Vec<_>, Vec<_>) = runs.iter().partition(|run| run.status.success());
+    let [fine] = fine.as_slice() else { panic!("{runs:?}") };
+    let [refused] = refused.as_slice() else { panic!("{runs:?}") };
+    assert!(fine.out.contains("wire-ns2") && fine.err.is_empty(), "{fine:?}");
+    assert!(refused.err.contains("up already") || refused.err.contains("somebody else"), "{refused:?}");
+    assert_eq!(lab.fingerprint(), before);
 }
 
 #[test]

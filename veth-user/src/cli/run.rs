@@ -80,7 +80,7 @@ pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
     }
     let body = interruptible(body(roots, &topology, duration, json));
     let ended = AssertUnwindSafe(body).catch_unwind().await;
-    let removed = topology::down(roots, &topology.name, &Bar::new()).await;
+    let removed = topology::down_if_ours(roots, &topology.name, &Bar::new()).await;
     let result = match ended {
         Ok(Ok(Ended::By(result))) => result,
         // The usual way to end it.

@@ -41,7 +41,7 @@ pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
         }
         Ended::Signal(signal) => {
             log::warn!("interrupted; removing what was made");
-            topology::down(roots, &topology.name, &Bar::new()).await?;
+            topology::down_if_ours(roots, &topology.name, &Bar::new()).await?;
             Ok(signal.exit_code())
         }
     }

@@ -156,6 +156,18 @@ pub async fn down(roots: &Roots, name: &str, progress: &dyn Progress) -> Result<
     Ok(true)
 }
 
+/// Takes down what this process has made or begun to make, and nothing that another did under that name.
+///
+/// # Errors
+///
+/// As [`down`].
+pub async fn down_if_ours(roots: &Roots, name: &str, progress: &dyn Progress) -> Result<bool, Error> {
+    match roots.load(name)? {
+        Some(record) if record.maker == std::process::id() => down(roots, name, progress).await,
+        _ => Ok(false),
+    }
+}
+
 fn lock(roots: &Roots, name: &str, progress: &dyn Progress) -> Result<Lock, Error> {
     let waiting = || progress.note(&format_args!("waiting for another veth command that changes {name}"));
     Ok(roots.lock(name, waiting)?)

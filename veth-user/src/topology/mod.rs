@@ -13,7 +13,7 @@ use crate::{
 };
 use std::collections::BTreeSet;
 
-pub use apply::{Outcome, Progress, down, up};
+pub use apply::{Outcome, Progress, down, down_if_ours, up};
 pub use model::{Path, Pod, Port, Switch, Topology};
 pub use observe::{Status, observe};
 

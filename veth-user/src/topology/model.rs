@@ -159,6 +159,9 @@ pub enum Invalid {
         /// The value used twice.
         name: String,
     },
+    /// A port on a path that there is not.
+    #[error("a port of the pod {0} is on no path")]
+    NoPath(String),
     /// A wire with other than two ends.
     #[error("a wire connects exactly 2 ports, not {0}")]
     WireEnds(usize),
@@ -228,9 +231,10 @@ impl Topology {
     /// Adds a pod with one port on the first path.
     fn add_pod(&mut self, name: &str, addresses: impl FnOnce(u32) -> Vec<Cidr>) {
         let slot = self.next_slot();
+        let is_tutorial = self.name == TUTORIAL && matches!(self.paths.first(), Some(Path::Wire { .. }));
         self.pods.push(Pod {
             name: name.to_owned(),
-            namespace: if self.name == TUTORIAL { name.to_owned() } else { format!("{}-{name}", self.name) },
+            namespace: if is_tutorial { name.to_owned() } else { format!("{}-{name}", self.name) },
             ports: vec![Port {
                 name: "eth0".to_owned(),
                 host_link: host_link_name(&self.name, name),
@@ -323,6 +327,9 @@ impl Topology {
         check_name(&self.name, "topology")?;
         for pod in &self.pods {
             check_name(&pod.name, "pod")?;
+        }
+        if let Some((pod, _)) = self.ports().find(|(_, port)| port.path >= self.paths.len()) {
+            return Err(Invalid::NoPath(pod.name.clone()));
         }
         for (number, path) in self.paths.iter().enumerate() {
             let ports = self.ports().filter(|(_, port)| port.path == number).count();
@@ -482,6 +489,8 @@ mod tests {
     fn other_topologies_do_not_meet_the_tutorial() {
         let topology = Topology::wire("lab", DEFAULT_MTU).unwrap();
         assert_eq!(topology.pods[0].namespace, "lab-ns1");
+        let topology = Topology::switch(TUTORIAL, 2, DEFAULT_MTU).unwrap();
+        assert_eq!(topology.pods[0].namespace, "wire-pod1");
     }
 
     #[test]

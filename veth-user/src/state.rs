@@ -14,7 +14,10 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use veth_common::LAYOUT_VERSION;
 
-use crate::topology::{Topology, model::Invalid};
+use crate::topology::{
+    Topology,
+    model::{Invalid, hash},
+};
 
 /// Where state is kept unless `--state-dir` says otherwise.
 pub const DEFAULT_STATE_DIR: &str = "/run/veth";
@@ -89,16 +92,10 @@ pub struct Record {
     pub boot_id: String,
     /// The network namespace with the host ends, by inode.
     pub host_netns: u64,
-    /// The process that made it, which removes it if it is told to end meanwhile.
-    #[serde(default)]
-    pub maker: u32,
     /// When it was made, in seconds since 1970.
     pub created: u64,
     /// How far it has come.
     pub phase: Phase,
-    /// Whether `rcu_expedited` was raised by us, and must be lowered by whoever finds this.
-    #[serde(default)]
-    pub rcu_raised: bool,
     /// What was declared.
     pub topology: Topology,
 }
@@ -116,10 +113,8 @@ impl Record {
             veth_version: env!("CARGO_PKG_VERSION").to_owned(),
             boot_id: boot_id()?,
             host_netns,
-            maker: std::process::id(),
             created,
             phase: Phase::Changing,
-            rcu_raised: false,
             topology,
         })
     }
@@ -160,6 +155,11 @@ impl Roots {
         self.state.join(format!("{name}.lock"))
     }
 
+    /// The note that grace periods are hurried because of us.
+    fn hurry_note_path(&self) -> PathBuf {
+        self.state.join("rcu-expedited")
+    }
+
     /// The note that the bpffs was mounted by us, and where.
     fn mount_note_path(&self) -> PathBuf {
         self.state.join("bpffs-mount")
@@ -181,7 +181,12 @@ impl Roots {
             Ok(record) => record,
             Err(source) => return Err(Error::Unreadable { path, source }),
         };
-        match record.topology.validate() {
+        let valid = if record.topology.name == name {
+            record.topology.validate()
+        } else {
+            Err(Invalid::Renamed(record.topology.name.clone()))
+        };
+        match valid {
             Ok(()) => Ok(Some(record)),
             Err(source) => Err(Error::Damaged { path, source }),
         }
@@ -212,9 +217,16 @@ impl Roots {
             remove_if_there(&path)?;
         }
         drop(lock);
-        // Not empty: others are up.
-        let _unused: io::Result<()> = fs::remove_dir(&self.state);
+        self.remove_folder();
         Ok(())
+    }
+
+    /// Removes the state folder if nothing is in it and nobody but us can have made it.
+    pub fn remove_folder(&self) {
+        if self.state == Path::new(DEFAULT_STATE_DIR) {
+            // Not empty: others are up.
+            let _unused: io::Result<()> = fs::remove_dir(&self.state);
+        }
     }
 
     /// The names of all topologies, sorted.
@@ -239,43 +251,69 @@ impl Roots {
         Ok(names)
     }
 
-    /// Waits until nobody else changes the topology. `waiting` is called once if that is not at once.
+    /// Tries to be the only one that changes a topology: nothing if somebody else is at it.
     ///
     /// # Errors
     ///
     /// When the state folder cannot be made or written.
-    pub fn lock(&self, name: &str, waiting: impl FnOnce()) -> Result<Lock, Error> {
+    pub fn try_lock(&self, name: &str) -> Result<Option<Lock>, Error> {
         let path = self.lock_path(name);
-        let mut waiting = Some(waiting);
-        loop {
-            fs::create_dir_all(&self.state).map_err(io_error("make the folder", &self.state))?;
-            let mut options = OpenOptions::new();
-            options.create(true).truncate(false).write(true);
-            let file = match options.open(&path) {
-                // Whoever took the last topology down removed the folder between our two lines.
-                Err(source) if source.kind() == io::ErrorKind::NotFound => continue,
-                result => result.map_err(io_error("open", &path))?,
-            };
-            let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(file) => file,
-                Err((file, nix::errno::Errno::EWOULDBLOCK)) => {
-                    if let Some(waiting) = waiting.take() {
-                        waiting();
-                    }
-                    Flock::lock(file, FlockArg::LockExclusive)
-                        .map_err(|(_, errno)| io_error("lock", &path)(errno.into()))?
-                }
-                Err((_, errno)) => return Err(io_error("lock", &path)(errno.into())),
-            };
-            // Whoever held it before may have removed the file: then it locks nothing any more.
-            let ours = file.metadata().map_err(io_error("look at", &path))?;
-            match fs::metadata(&path) {
-                Ok(there) if there.ino() == ours.ino() && there.dev() == ours.dev() => {
-                    return Ok(Lock { _file: file });
-                }
-                _ => {}
+        fs::create_dir_all(&self.state).map_err(io_error("make the folder", &self.state))?;
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).write(true);
+        let file = match options.open(&path) {
+            // Whoever took the last topology down removed the folder between our two lines.
+            Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+            result => result.map_err(io_error("open", &path))?,
+        };
+        let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(file) => file,
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => return Ok(None),
+            Err((_, errno)) => return Err(io_error("lock", &path)(errno.into())),
+        };
+        // Whoever held it before may have removed the file: then it locks nothing any more.
+        let ours = file.metadata().map_err(io_error("look at", &path))?;
+        match fs::metadata(&path) {
+            Ok(there) if there.ino() == ours.ino() && there.dev() == ours.dev() => {
+                Ok(Some(Lock { _file: file }))
             }
+            _ => Ok(None),
         }
+    }
+
+    /// What the alias of every link of ours begins with. Other roots have another mark, so that two "hosts" on
+    /// one machine do not take each other's things for theirs.
+    #[must_use]
+    pub fn mark(&self) -> String {
+        if self.state == Path::new(DEFAULT_STATE_DIR) {
+            return "veth".to_owned();
+        }
+        format!("veth-{:06x}", hash(&[&self.state.to_string_lossy()]) >> 40)
+    }
+
+    /// Remembers that grace periods are hurried because of us.
+    ///
+    /// # Errors
+    ///
+    /// When the folder cannot be written.
+    pub fn note_hurry(&self) -> Result<(), Error> {
+        let path = self.hurry_note_path();
+        fs::write(&path, []).map_err(io_error("write", &path))
+    }
+
+    /// Whether they were hurried because of us.
+    #[must_use]
+    pub fn has_hurry_note(&self) -> bool {
+        self.hurry_note_path().exists()
+    }
+
+    /// Takes that note back.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be removed.
+    pub fn remove_hurry_note(&self) -> Result<(), Error> {
+        remove_if_there(&self.hurry_note_path())
     }
 
     /// Remembers that the bpffs was mounted by us.
@@ -288,21 +326,27 @@ impl Roots {
         fs::write(&path, mount_point.as_os_str().as_encoded_bytes()).map_err(io_error("write", &path))
     }
 
-    /// Takes the note back, and says where the bpffs was mounted if it was by us.
+    /// Where the bpffs was mounted, if it was by us.
     ///
     /// # Errors
     ///
-    /// When the note cannot be removed.
-    pub fn take_mount_note(&self) -> Result<Option<PathBuf>, Error> {
+    /// When the note cannot be read.
+    pub fn mount_note(&self) -> Result<Option<PathBuf>, Error> {
         let path = self.mount_note_path();
         match fs::read_to_string(&path) {
-            Ok(mount_point) => {
-                remove_if_there(&path)?;
-                Ok(Some(mount_point.into()))
-            }
+            Ok(mount_point) => Ok(Some(mount_point.into())),
             Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(io_error("read", &path)(source)),
         }
+    }
+
+    /// Takes that note back.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be removed.
+    pub fn remove_mount_note(&self) -> Result<(), Error> {
+        remove_if_there(&self.mount_note_path())
     }
 }
 
@@ -327,7 +371,7 @@ mod tests {
     fn remembers_and_forgets() {
         let (_folder, roots) = roots();
         assert!(roots.names().unwrap().is_empty());
-        let lock = roots.lock("wire", || panic!("nobody else is here")).unwrap();
+        let lock = roots.try_lock("wire").unwrap().unwrap();
         let record = Record::new(Topology::wire("wire", 1_500).unwrap(), 7).unwrap();
         roots.save(&record).unwrap();
         assert_eq!(roots.names().unwrap(), ["wire"]);
@@ -336,22 +380,32 @@ mod tests {
         assert!(!loaded.is_from_another_boot().unwrap());
         assert!(roots.load("other").unwrap().is_none());
         roots.forget("wire", lock).unwrap();
-        assert!(!roots.state.exists());
+        assert_eq!(
+            fs::read_dir(&roots.state).unwrap().count(),
+            0,
+            "the folder is the user's, what is in it ours"
+        );
     }
 
     #[test]
-    fn a_second_one_waits_and_then_holds_a_real_lock() {
+    fn a_lock_is_held_by_one_and_survives_the_removal_of_its_file() {
         let (_folder, roots) = roots();
-        let lock = roots.lock("wire", || {}).unwrap();
-        let (told, heard) = std::sync::mpsc::channel();
-        std::thread::scope(|scope| {
-            let second = scope.spawn(|| roots.lock("wire", move || told.send(()).unwrap()).unwrap());
-            heard.recv().unwrap();
-            // Forgetting removes the very file that the second one waits on.
-            roots.forget("wire", lock).unwrap();
-            let _lock = second.join().unwrap();
-            assert!(roots.lock_path("wire").exists());
-        });
+        let lock = roots.try_lock("wire").unwrap().unwrap();
+        assert!(roots.try_lock("wire").unwrap().is_none());
+        assert!(roots.try_lock("other").unwrap().is_some());
+        // Forgetting removes the very file that others try.
+        roots.forget("wire", lock).unwrap();
+        let _lock = roots.try_lock("wire").unwrap().unwrap();
+        assert!(roots.lock_path("wire").exists());
+        assert!(roots.try_lock("wire").unwrap().is_none());
+    }
+
+    #[test]
+    fn other_roots_have_another_mark() {
+        let (_folder, roots) = roots();
+        let default = Roots { state: DEFAULT_STATE_DIR.into(), pins: DEFAULT_PIN_DIR.into() };
+        assert_eq!(default.mark(), "veth");
+        assert!(roots.mark().starts_with("veth-") && roots.mark() == roots.clone().mark());
     }
 
     #[test]
@@ -365,5 +419,8 @@ mod tests {
         let text = serde_json::to_string(&record).unwrap().replace("\"path\":0", "\"path\":9");
         fs::write(roots.record_path("wire"), text).unwrap();
         assert!(matches!(roots.load("wire"), Err(Error::Damaged { .. })));
+        // One topology's record under another's name would take the wrong one down.
+        fs::write(roots.record_path("other"), serde_json::to_string(&record).unwrap()).unwrap();
+        assert!(matches!(roots.load("other"), Err(Error::Damaged { .. })));
     }
 }

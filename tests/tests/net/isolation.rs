@@ -75,6 +75,24 @@ fn a_namespace_that_was_replaced_by_somebody_else_is_not_removed() {
 }
 
 #[test]
+fn other_roots_are_another_host() {
+    let lab = Lab::new();
+    let roots = &["--state-dir", "/run/other", "--pin-dir", "/sys/fs/bpf/other"];
+    lab.run(|| {
+        std::fs::create_dir("/run/other").unwrap();
+        std::fs::create_dir("/sys/fs/bpf/other").unwrap();
+    });
+    let before = lab.fingerprint();
+    lab.ok(&[&roots[..], &["up", "--name", "theirs"]].concat());
+    let up = lab.fingerprint();
+    assert!(lab.ok(&["down", "theirs"]).contains("theirs is not up"));
+    assert!(lab.ok(&["down", "--all"]).contains("nothing is up"));
+    assert_eq!(lab.fingerprint(), up, "not ours to remove");
+    lab.ok(&[&roots[..], &["down"]].concat());
+    assert_eq!(lab.fingerprint(), before, "and the folders stay, which are the user's");
+}
+
+#[test]
 fn two_topologies_live_side_by_side() {
     let lab = Lab::new();
     let before = lab.fingerprint();

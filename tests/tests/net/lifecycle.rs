@@ -123,6 +123,50 @@ fn of_two_runs_at_once_one_is_refused_and_the_other_not_disturbed() {
 }
 
 #[test]
+fn down_goes_on_to_its_end() {
+    let lab = Lab::new();
+    let before = lab.fingerprint();
+    lab.ok(&["up", "--pods", "60"]);
+    let running = lab.start(&["down"], &[]);
+    eventually("it has begun", || lab.links().len() < 60);
+    running.signal(Signal::SIGTERM);
+    assert!(running.finish().status.success());
+    assert_eq!(lab.fingerprint(), before);
+    // Nor does a reader that has gone keep it from the second topology.
+    lab.ok(&["up"]);
+    lab.ok(&["up", "--pods", "2"]);
+    let mut command = Command::new("sh");
+    command.args(["-c", "(sleep 0.2; \"$VETH_BIN\" down --all) | true; sleep 1"]);
+    assert!(lab.spawn(command).finish().status.success());
+    eventually("everything is removed", || lab.fingerprint() == before);
+}
+
+#[test]
+fn ls_sees_what_is_missing() {
+    let lab = Lab::new();
+    lab.ok(&["up", "--pods", "2"]);
+    for (pin, what) in [("link_br-switch", "link_br-switch"), ("map_COUNTERS", "map_COUNTERS")] {
+        lab.run(move || std::fs::remove_file(format!("/sys/fs/bpf/veth/v1/switch/{pin}")).unwrap());
+        let list = lab.ok(&["ls"]);
+        assert!(list.contains("drifted") && list.contains(what), "{list}");
+    }
+    lab.ok(&["up", "--pods", "2"]);
+    assert!(lab.ok(&["ls"]).contains(" up\n"), "`up` repairs");
+}
+
+#[test]
+fn one_bad_record_does_not_hide_the_others() {
+    let lab = Lab::new();
+    lab.ok(&["up"]);
+    lab.run(|| std::fs::write("/run/veth/bad.json", "{").unwrap());
+    assert!(lab.ok(&["ls"]).contains(" up\n"));
+    assert!(lab.ok(&["stats"]).contains("wire-ns1"));
+    lab.ok(&["exec", "ns1", "--", "true"]);
+    assert!(lab.veth(&["ls"]).err.contains("bad.json"));
+    assert!(lab.refused(&["ls", "bad"]).contains("bad.json"));
+}
+
+#[test]
 fn exec_is_the_command_it_runs() {
     let lab = Lab::new();
     lab.ok(&["up"]);
@@ -179,6 +223,9 @@ fn a_bpffs_is_mounted_for_as_long_as_it_is_needed() {
     let before = lab.fingerprint();
     let error = lab.refused(&["up"]);
     assert!(error.contains("mount namespace") && error.contains("nsenter"), "{error}");
+    let mut wrapped = Command::new("sh");
+    wrapped.args(["-c", "timeout 20 \"$VETH_BIN\" up; exit $?"]);
+    assert_eq!(lab.spawn(wrapped).finish().status.code(), Some(1), "nor through a wrapper");
     // A process namespace of its own makes this mount namespace the first one, as on a machine.
     let mut command = Command::new("unshare");
     command.args(["--pid", "--fork", "--mount", "--mount-proc", "--propagation", "private", "sh", "-c"]);

@@ -8,7 +8,7 @@ use std::{io, net::IpAddr, time::Duration};
 use serde::Serialize;
 
 use crate::{
-    net::{self, Netns},
+    net::{self, Netns, sysctl},
     topology::{Pod, Topology},
 };
 
@@ -88,5 +88,6 @@ pub fn check(topology: &Topology, pings: u16, transfer: Duration) -> Result<Repo
 }
 
 fn addresses(pod: &Pod) -> impl Iterator<Item = IpAddr> {
-    pod.ports.iter().flat_map(|port| port.addresses.iter().map(|cidr| cidr.address))
+    let addresses = pod.ports.iter().flat_map(|port| port.addresses.iter().map(|cidr| cidr.address));
+    addresses.filter(|address| address.is_ipv4() || sysctl::has_ipv6())
 }

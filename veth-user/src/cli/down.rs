@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{print, progress::Bar};
+use super::{print, progress::Bar, up::uninterrupted};
 use crate::{
     state::Roots,
     topology::{self, model},
@@ -33,7 +33,7 @@ pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
     if let Some(name) = &args.name {
         model::check_name(name, "topology")?;
     }
-    let there = topology::names(roots)?;
+    let there = topology::names(roots).await?;
     let names = match (args.name, args.all) {
         (Some(name), _) => vec![name],
         (None, false) if there.len() > 1 => {
@@ -41,17 +41,21 @@ pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
         }
         (None, _) => there,
     };
+    let mut lines = Vec::new();
     if names.is_empty() {
-        print("nothing is up\n")?;
+        lines.push("nothing is up\n".to_owned());
     }
     let mut failed = Vec::new();
     for name in names {
-        match topology::down(roots, &name, &Bar::new()).await {
-            Ok(true) => print(&format!("{name} is down\n"))?,
-            Ok(false) => print(&format!("{name} is not up\n"))?,
+        match uninterrupted(topology::down(roots, &name, &Bar::new())).await? {
+            Ok(true) => lines.push(format!("{name} is down\n")),
+            Ok(false) => lines.push(format!("{name} is not up\n")),
             Err(error) => failed.push((name, error)),
         }
     }
+    topology::tidy(roots)?;
+    // Last, so that a reader that has gone does not keep us from the rest.
+    print(&lines.concat())?;
     match failed.len() {
         0 => Ok(ExitCode::SUCCESS),
         1 => {

@@ -15,7 +15,7 @@ use crate::{
 
 /// List topologies, and how they are
 ///
-/// The status is asked of the kernel, not remembered: up, drifted (something is missing or was changed by hand),
+/// The status is asked of the kernel, not remembered: up, drifted (a namespace, link or pin is missing or changed),
 /// incomplete (a command was killed), gone (the machine was restarted), elsewhere (made in another network
 /// namespace). Needs no root, but then does not see whether the programs are still pinned.
 #[derive(Debug, clap::Args)]
@@ -43,16 +43,14 @@ struct Row {
 }
 
 pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
-    let names = match &args.name {
-        Some(name) => vec![topology::record(roots, name)?.topology.name],
-        None => roots.names()?,
+    let records = match &args.name {
+        Some(name) => vec![topology::record(roots, name)?],
+        None => topology::records(roots)?,
     };
     let mut rows = Vec::new();
-    if !names.is_empty() {
+    if !records.is_empty() {
         let links = Netlink::open()?.links().await?;
-        for name in names {
-            // Gone between our two looks.
-            let Some(record) = roots.load(&name)? else { continue };
+        for record in records {
             let status = topology::observe(roots, &record, &links)?;
             rows.push(Row { record, status, hook: "tcx" });
         }

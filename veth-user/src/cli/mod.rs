@@ -30,7 +30,8 @@ Exit codes:
   3    `run`: the path is there, but a ping or the transfer failed
   101  a bug in veth (`run` has cleaned up all the same)
   126, 127, or the command's own  `exec`: could not be started, was not found, or how it ended
-  130, 143  ended by Ctrl-C or SIGTERM, after cleaning up (`run` ends with 0)";
+  129, 130, 143  `up`: ended by SIGHUP, Ctrl-C or SIGTERM, after removing what it had made. `run` and
+       `stats --watch` are meant to be ended so, and end as if by themselves; `down` goes on to its end";
 
 /// The heading of options that every subcommand has.
 const EVERYWHERE: &str = "Options of every command";

@@ -1,6 +1,7 @@
 //! `veth run`.
 
 use std::{
+    cell::Cell,
     io::IsTerminal as _,
     panic::{AssertUnwindSafe, resume_unwind},
     process::ExitCode,
@@ -16,7 +17,7 @@ use super::{
     print, print_json,
     progress::Bar,
     stats,
-    up::{Ended, bring_up, interruptible},
+    up::{Ended, bring_up, interruptible, uninterrupted},
 };
 use crate::{
     check::{Report, check},
@@ -24,7 +25,7 @@ use crate::{
     net::Netlink,
     state::Roots,
     stats::Snapshot,
-    topology::{self, Outcome, Topology},
+    topology::{self, Outcome, Status, Topology},
 };
 
 /// Echo requests in each direction.
@@ -71,32 +72,38 @@ pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
     let topology = topology.topology()?;
     super::require_root("run")?;
     if let Some(record) = roots.load(&topology.name)?
-        && topology::observe(roots, &record, &Netlink::open()?.links().await?)? == topology::Status::Up
+        && let Status::Up | Status::Drifted(_) | Status::Elsewhere =
+            topology::observe(roots, &record, &Netlink::open()?.links().await?)?
     {
         let name = topology.name;
         bail!(
             "{name} is up already, and `run` would remove it at its end; watch it with `veth stats {name} --watch`"
         );
     }
-    let body = interruptible(body(roots, &topology, duration, json));
+    let (begun, passed) = (Cell::new(false), Cell::new(true));
+    let body = interruptible(body(roots, &topology, duration, json, &begun, &passed));
     let ended = AssertUnwindSafe(body).catch_unwind().await;
-    let removed = topology::down_if_ours(roots, &topology.name, &Bar::new()).await;
+    let removed = if begun.get() {
+        uninterrupted(topology::down(roots, &topology.name, &Bar::new()))
+            .await?
+            .with_context(|| format!("take down the topology {}", topology.name))
+    } else {
+        Ok(false)
+    };
     let result = match ended {
-        Ok(Ok(Ended::By(result))) => result,
-        // The usual way to end it.
-        Ok(Ok(Ended::Signal(_))) => Ok(ExitCode::SUCCESS),
-        Ok(Err(error)) => Err(error),
+        // A signal is the usual way to end it.
+        Ok(Ok(Ended::By(Ok(())) | Ended::Signal(_))) => Ok(()),
+        Ok(Ok(Ended::By(Err(error))) | Err(error)) => Err(error),
         Err(panic) => {
             if let Err(error) = removed {
-                log::error!("{:#}", anyhow::Error::from(error));
+                log::error!("{error:#}");
             }
             resume_unwind(panic)
         }
     };
-    let removed = removed.with_context(|| format!("take down the topology {}", topology.name));
     match (result, removed) {
-        (Ok(code), Ok(_)) => Ok(code),
-        (Ok(_), Err(error)) | (Err(error), Ok(_)) => Err(error),
+        (Ok(()), Ok(_)) => Ok(if passed.get() { ExitCode::SUCCESS } else { ExitCode::from(3) }),
+        (Ok(()), Err(error)) | (Err(error), Ok(_)) => Err(error),
         (Err(error), Err(second)) => {
             log::error!("{second:#}");
             Err(error)
@@ -109,8 +116,10 @@ async fn body(
     topology: &Topology,
     duration: Option<Duration>,
     json: bool,
-) -> Result<ExitCode> {
-    if bring_up(roots, topology).await? == Outcome::AlreadyUp {
+    begun: &Cell<bool>,
+    passed: &Cell<bool>,
+) -> Result<()> {
+    if bring_up(roots, topology, begun).await? == Outcome::AlreadyUp {
         bail!("{} was brought up by somebody else meanwhile", topology.name);
     }
     let report = {
@@ -120,6 +129,7 @@ async fn body(
             .context("check the path")?
             .context("check the path")?
     };
+    passed.set(report.passed());
     hooks::step();
     if !json {
         print(&describe(&report))?;
@@ -129,14 +139,14 @@ async fn body(
     let watching = async {
         if json || !std::io::stdout().is_terminal() {
             tokio::time::sleep(duration.unwrap_or_default()).await;
-            let stats = stats::take(roots, records, &Netlink::open()?).await?;
+            let stats = stats::take(roots, records, true, &Netlink::open()?).await?;
             if json {
                 print_json(&Output { check: report.clone(), stats })
             } else {
                 print(&stats::tables(&stats, None, usize::MAX))
             }
         } else {
-            let watching = stats::watch(roots, records, PERIOD, false);
+            let watching = stats::watch(roots, records, true, PERIOD, false);
             match duration {
                 Some(duration) => tokio::time::timeout(duration, watching).await.unwrap_or(Ok(())),
                 None => watching.await,
@@ -145,7 +155,7 @@ async fn body(
     };
     watching.await?;
     hooks::step();
-    Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::from(3) })
+    Ok(())
 }
 
 fn describe(report: &Report) -> String {

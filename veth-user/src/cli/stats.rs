@@ -42,25 +42,22 @@ pub(super) struct Args {
 
 pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
     super::require_root("stats")?;
-    let names = match &args.name {
-        Some(name) => vec![topology::record(roots, name)?.topology.name],
-        None => roots.names()?,
+    let records = match &args.name {
+        Some(name) => vec![topology::record(roots, name)?],
+        None => topology::records(roots)?,
     };
-    let mut records = Vec::new();
-    for name in names {
-        records.extend(roots.load(&name)?);
-    }
+    let named = args.name.is_some();
     if records.is_empty() && !args.json {
         print("nothing is up\n")?;
         return Ok(ExitCode::SUCCESS);
     }
     match args.watch {
         None => {
-            let snapshots = take(roots, &records, &Netlink::open()?).await?;
+            let snapshots = take(roots, &records, named, &Netlink::open()?).await?;
             if args.json { print_json(&snapshots)? } else { print(&tables(&snapshots, None, usize::MAX))? }
         }
         Some(period) => {
-            let watching = watch(roots, &records, period, args.json);
+            let watching = watch(roots, &records, named, period, args.json);
             match interruptible(watching).await? {
                 Ended::By(result) => result?,
                 Ended::Signal(_) => {}
@@ -70,35 +67,52 @@ pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A snapshot of each topology.
-pub(super) async fn take(roots: &Roots, records: &[Record], netlink: &Netlink) -> Result<Vec<Snapshot>> {
+/// A snapshot of each topology. Where none was named, those that cannot be read are told and left out, unless
+/// that is all of them.
+pub(super) async fn take(
+    roots: &Roots,
+    records: &[Record],
+    named: bool,
+    netlink: &Netlink,
+) -> Result<Vec<Snapshot>> {
     let links = netlink.links().await?;
-    records
-        .iter()
-        .map(|record| {
-            let name = &record.topology.name;
-            topology::check_layout(record)?;
-            Snapshot::take(roots, record, &links).with_context(|| format!("read the counters of {name}"))
-        })
-        .collect()
+    let mut snapshots = Vec::new();
+    for record in records {
+        let snapshot = topology::check_layout(record)
+            .and_then(|()| topology::check_place(record))
+            .and_then(|()| Ok(Snapshot::take(roots, record, &links)?))
+            .with_context(|| format!("read the counters of {}", record.topology.name));
+        match snapshot {
+            Ok(snapshot) => snapshots.push(snapshot),
+            Err(error) if named || records.len() == 1 => return Err(error),
+            Err(error) => log::warn!("{error:#}"),
+        }
+    }
+    Ok(snapshots)
 }
 
 /// Shows snapshots for ever, and the programs' messages where they log any.
-pub(super) async fn watch(roots: &Roots, records: &[Record], period: Duration, json: bool) -> Result<()> {
+pub(super) async fn watch(
+    roots: &Roots,
+    records: &[Record],
+    named: bool,
+    period: Duration,
+    json: bool,
+) -> Result<()> {
     tokio::select! {
-        result = show(roots, records, period, json) => result,
+        result = show(roots, records, named, period, json) => result,
         result = messages(roots, records) => result,
     }
 }
 
-async fn show(roots: &Roots, records: &[Record], period: Duration, json: bool) -> Result<()> {
+async fn show(roots: &Roots, records: &[Record], named: bool, period: Duration, json: bool) -> Result<()> {
     let netlink = Netlink::open()?;
     let mut live = Live::new();
     let mut ticks = tokio::time::interval(period);
     let mut earlier: Option<Vec<Snapshot>> = None;
     loop {
         ticks.tick().await;
-        let snapshots = take(roots, records, &netlink).await?;
+        let snapshots = take(roots, records, named, &netlink).await?;
         if json {
             print_json(&snapshots)?;
         } else {

@@ -1,6 +1,6 @@
 //! `veth up`.
 
-use std::process::ExitCode;
+use std::{cell::Cell, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use tokio::signal::unix::{SignalKind, signal};
@@ -30,7 +30,8 @@ pub(super) struct Args {
 pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
     let topology = args.topology.topology()?;
     super::require_root("up")?;
-    match interruptible(bring_up(roots, &topology)).await? {
+    let begun = Cell::new(false);
+    match interruptible(bring_up(roots, &topology, &begun)).await? {
         Ended::By(result) => {
             let pods = topology.pods.len();
             match result? {
@@ -40,15 +41,18 @@ pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Ended::Signal(signal) => {
-            log::warn!("interrupted; removing what was made");
-            topology::down_if_ours(roots, &topology.name, &Bar::new()).await?;
+            if begun.get() {
+                log::warn!("interrupted; removing what was made");
+                uninterrupted(topology::down(roots, &topology.name, &Bar::new())).await??;
+            }
             Ok(signal.exit_code())
         }
     }
 }
 
-pub(super) async fn bring_up(roots: &Roots, topology: &Topology) -> Result<Outcome> {
-    topology::up(roots, topology, &Bar::new())
+/// Brings a topology up; `begun` says whether there is something to undo.
+pub(super) async fn bring_up(roots: &Roots, topology: &Topology, begun: &Cell<bool>) -> Result<Outcome> {
+    topology::up(roots, topology, &Bar::new(), begun)
         .await
         .with_context(|| format!("bring up the topology {}", topology.name))
 }
@@ -78,12 +82,23 @@ pub(super) enum Ended<T> {
     Signal(Signal),
 }
 
+/// Does something to its end, whatever signal comes.
+pub(super) async fn uninterrupted<T>(work: impl Future<Output = T>) -> Result<T> {
+    // A signal that somebody listens to does not end the process.
+    let listeners = listen()?;
+    let result = work.await;
+    drop(listeners);
+    Ok(result)
+}
+
+fn listen() -> Result<[tokio::signal::unix::Signal; 3]> {
+    let listen = |kind| signal(kind).context("listen for signals");
+    Ok([listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?, listen(SignalKind::hangup())?])
+}
+
 /// Does something until it ends or a signal asks to. What is dropped half-way must be repaired by the caller.
 pub(super) async fn interruptible<T>(work: impl Future<Output = T>) -> Result<Ended<T>> {
-    let listen = |kind| signal(kind).context("listen for signals");
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut terminate = listen(SignalKind::terminate())?;
-    let mut hang_up = listen(SignalKind::hangup())?;
+    let [mut interrupt, mut terminate, mut hang_up] = listen()?;
     tokio::select! {
         biased;
         _ = interrupt.recv() => Ok(Ended::Signal(Signal::Interrupt)),

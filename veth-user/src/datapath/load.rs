@@ -14,8 +14,8 @@ use crate::{state::Roots, topology::model::LogLevel};
 /// The TC ingress program, as the object names it.
 pub(super) const INGRESS: &str = "veth_ingress";
 
-/// Maps that are pinned, with whether they grow with the topology.
-const MAPS: [&str; 5] = ["PORTS", "PORTS_OVERFLOW", "FDB", "TARGETS", "COUNTERS"];
+/// Maps that are pinned. All grow with the topology.
+pub(super) const MAPS: [&str; 5] = ["PORTS", "PORTS_OVERFLOW", "FDB", "TARGETS", "COUNTERS"];
 
 /// What is decided when the programs are loaded, so that the verifier removes what is not wanted.
 #[derive(Clone, Copy, Debug)]

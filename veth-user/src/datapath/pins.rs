@@ -2,7 +2,6 @@
 //! `<pins>/v1/<topology>`, all on a bpffs that we mount if nobody has.
 
 use std::{
-    collections::HashSet,
     fs, io,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
@@ -14,8 +13,11 @@ use nix::{
 };
 use veth_common::LAYOUT_VERSION;
 
-use super::Error;
-use crate::state::Roots;
+use super::{
+    Error,
+    load::{INGRESS, MAPS},
+};
+use crate::state::{DEFAULT_PIN_DIR, Roots};
 
 /// Where a bpffs belongs.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -63,25 +65,21 @@ impl Pins {
     /// Where the attachment to a link is pinned.
     #[must_use]
     pub fn link(&self, link: &str) -> PathBuf {
-        self.folder.join(Self::link_name(link))
+        self.folder.join(format!("link_{link}"))
     }
 
-    /// The last part of [`link`](Self::link).
+    /// Which pins of a topology with these host links are missing. Nothing is known of a folder that may not be
+    /// read.
     #[must_use]
-    pub fn link_name(link: &str) -> String {
-        format!("link_{link}")
-    }
-
-    /// What is pinned, by name, or nothing where we may not look. Empty when there is no such folder.
-    #[must_use]
-    pub fn names(&self) -> Option<HashSet<String>> {
-        match fs::read_dir(&self.folder) {
-            Ok(entries) => {
-                Some(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
-            }
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => None,
-            Err(_) => Some(HashSet::new()),
+    pub fn missing(&self, links: impl Iterator<Item = impl AsRef<str>>) -> Vec<PathBuf> {
+        if fs::read_dir(&self.folder).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
+            return Vec::new();
         }
+        let mut expected: Vec<PathBuf> = MAPS.iter().map(|name| self.map(name)).collect();
+        expected.push(self.program(INGRESS));
+        expected.extend(links.map(|link| self.link(link.as_ref())));
+        expected.retain(|path| !path.exists());
+        expected
     }
 }
 
@@ -133,7 +131,9 @@ pub fn remove_all(roots: &Roots, topology: &str) -> Result<(), Error> {
         // Not empty: others are up.
         let _unused: io::Result<()> = fs::remove_dir(roots.pins.join(layout_folder(layout)));
     }
-    let _unused: io::Result<()> = fs::remove_dir(&roots.pins);
+    if roots.pins == Path::new(DEFAULT_PIN_DIR) {
+        let _unused: io::Result<()> = fs::remove_dir(&roots.pins);
+    }
     Ok(())
 }
 
@@ -163,7 +163,7 @@ pub fn prepare(roots: &Roots) -> Result<(), Error> {
     // The note first: a crash in between leaves a note of nothing, and not a mount that nobody knows of.
     roots.note_mount(Path::new(BPFFS))?;
     if let Err(errno) = mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), Some("mode=0700")) {
-        let _unused: Option<PathBuf> = roots.take_mount_note()?;
+        roots.remove_mount_note()?;
         return Err(error(format!("mounting a bpffs on {BPFFS} failed: {}", errno.desc())));
     }
     log::info!("mounted a bpffs on {BPFFS}");
@@ -176,7 +176,7 @@ pub fn prepare(roots: &Roots) -> Result<(), Error> {
 ///
 /// When our note of it cannot be read.
 pub fn unmount_if_ours(roots: &Roots) -> Result<(), Error> {
-    let Some(mount_point) = roots.take_mount_note()? else {
+    let Some(mount_point) = roots.mount_note()? else {
         return Ok(());
     };
     let is_empty = fs::read_dir(&mount_point).is_ok_and(|entries| {
@@ -187,18 +187,25 @@ pub fn unmount_if_ours(roots: &Roots) -> Result<(), Error> {
         // Busy: somebody uses it, and then it is theirs.
         let _unused: nix::Result<()> = umount2(&mount_point, MntFlags::empty());
     }
-    Ok(())
+    Ok(roots.remove_mount_note()?)
 }
 
-/// Whether we are in a mount namespace that is not the machine's (or the container's): not that of the first
-/// process, or where that may not be seen, not that of whoever started us.
+/// Whether we are in a mount namespace that is not the machine's (or the container's), so that it ends with us.
+///
+/// The machine's is that of the first process; where that may not be seen, of our farthest ancestor that may.
 fn mounts_vanish_with_us() -> bool {
-    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt"));
-    let parent = nix::unistd::getppid().to_string();
-    match (namespace("self"), namespace("1").or_else(|_| namespace(&parent))) {
-        (Ok(ours), Ok(theirs)) => ours != theirs,
-        _ => false,
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
+    let parent = |process: &str| {
+        let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+        Some(status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().to_owned())
+    };
+    let mut machine = None;
+    let mut process = Some("self".to_owned());
+    while let Some(current) = process.filter(|process| process != "0") {
+        machine = namespace(&current).or(machine);
+        process = parent(&current);
     }
+    machine.is_some_and(|machine| namespace("self") != Some(machine))
 }
 
 fn is_on_bpffs(path: &Path) -> bool {

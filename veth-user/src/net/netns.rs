@@ -22,6 +22,9 @@ use super::{Error, Netlink, Result, netlink::on_own_thread};
 /// Where `ip netns` keeps names.
 pub const NETNS_DIR: &str = "/run/netns";
 
+/// The mode of the files that we mount namespaces on. `ip netns add` uses 0.
+const MODE: u32 = 0o444;
+
 /// `NSFS_MAGIC` of `linux/magic.h`.
 const NSFS_MAGIC: i64 = 0x6e73_6673;
 
@@ -91,7 +94,7 @@ impl Netns {
         OpenOptions::new()
             .write(true)
             .create_new(true)
-            .mode(0o444)
+            .mode(MODE)
             .open(&path)
             .map_err(|source| Error::new(action(), source))?;
         let source = format!("/proc/self/fd/{}", self.file.as_raw_fd());
@@ -154,8 +157,10 @@ pub enum Name {
     Free,
     /// A namespace.
     Namespace,
-    /// A file that no namespace is mounted on: what a process leaves that dies while it makes one.
+    /// A file that no namespace is mounted on, as we leave when we die while we make one.
     Stale,
+    /// A file that somebody else put there.
+    Foreign,
 }
 
 /// Looks a name up without entering what it stands for.
@@ -167,7 +172,11 @@ pub fn look_up(name: &str) -> Result<Name> {
     let path = path(name);
     match nix::sys::statfs::statfs(&path) {
         Ok(found) if found.filesystem_type().0 == NSFS_MAGIC => Ok(Name::Namespace),
-        Ok(_) => Ok(Name::Stale),
+        Ok(_) => match fs::symlink_metadata(&path) {
+            Ok(file) if file.is_file() && file.len() == 0 && file.mode() & 0o777 == MODE => Ok(Name::Stale),
+            Ok(_) => Ok(Name::Foreign),
+            Err(source) => Err(Error::new(format!("look at {}", path.display()), source)),
+        },
         Err(nix::errno::Errno::ENOENT) => Ok(Name::Free),
         Err(errno) => Err(Error::new(format!("look at {}", path.display()), errno)),
     }

@@ -26,15 +26,17 @@ pub fn disable_dad() -> Result<()> {
     write_ipv6("default", "accept_dad", "0")
 }
 
+/// Whether the kernel speaks IPv6 at all.
+#[must_use]
+pub fn has_ipv6() -> bool {
+    Path::new("/proc/sys/net/ipv6").exists()
+}
+
 fn write_ipv6(link: &str, key: &str, value: &str) -> Result<()> {
     let path = Path::new("/proc/sys/net/ipv6/conf").join(link).join(key);
     match fs::write(&path, value) {
         // A kernel without IPv6 sends none.
-        Err(source)
-            if source.kind() == std::io::ErrorKind::NotFound && !Path::new("/proc/sys/net/ipv6").exists() =>
-        {
-            Ok(())
-        }
+        Err(source) if source.kind() == std::io::ErrorKind::NotFound && !has_ipv6() => Ok(()),
         result => result.map_err(|source| Error::new(format!("write {value} to {}", path.display()), source)),
     }
 }

@@ -82,8 +82,10 @@ impl Snapshot {
     pub fn take(roots: &Roots, record: &Record, links: &[Link]) -> Result<Self, datapath::Error> {
         let topology = &record.topology;
         let counters = Counters::open(&Pins::new(roots, record.layout_version, &topology.name))?;
+        let prefix = topology.alias_prefix();
+        let ours = |link: &&Link| link.alias.as_deref().is_some_and(|alias| alias.starts_with(&prefix));
         let links: BTreeMap<&str, LinkStats> =
-            links.iter().map(|link| (link.name.as_str(), link.stats)).collect();
+            links.iter().filter(ours).map(|link| (link.name.as_str(), link.stats)).collect();
         let mut ports = Vec::new();
         for (pod, port) in topology.ports() {
             let kernel = links.get(port.host_link.as_str()).copied();

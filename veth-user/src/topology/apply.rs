@@ -1,6 +1,7 @@
-//! Does what a plan says, and undoes it by ownership.
+//! Does what a plan says.
 
 use std::{
+    cell::Cell,
     collections::HashSet,
     io,
     time::{Duration, Instant},
@@ -9,8 +10,9 @@ use std::{
 use veth_common::{FdbKey, Port as PortEntry, PortKind, Target};
 
 use super::{
-    Error, Path, Port, Status, Switch, Topology, check_layout, model, observe,
+    Error, Path, Port, Status, Switch, Topology, check_layout, check_place, observe,
     plan::{self, Step},
+    teardown::{collect, forget, hurry, lock, stop_hurrying, teardown},
 };
 use crate::{
     datapath::{self, Datapath, LoadOptions, pins},
@@ -18,9 +20,9 @@ use crate::{
     net::{
         self, Netlink, Netns,
         link::{End, Link, Pair},
-        netns, rcu, sysctl,
+        netns, sysctl,
     },
-    state::{Lock, Phase, Record, Roots},
+    state::{Phase, Record, Roots},
 };
 
 /// Is told how far long work has come.
@@ -41,9 +43,6 @@ const READY_MAX: Duration = Duration::from_secs(10);
 /// How often that is looked at.
 const READY_POLL: Duration = Duration::from_millis(1);
 
-/// Up to so many ports, attaching and removing takes no more than 0.1 s without hurry.
-const UNHURRIED_PORTS: usize = 8;
-
 /// What `up` did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -55,17 +54,26 @@ pub enum Outcome {
 
 /// Brings a topology up. What a killed command left of it is removed first; what fails is rolled back.
 ///
+/// `begun` is set when the machine begins to change: whoever drops the future after that takes down what there
+/// is, and before that has nothing to undo.
+///
 /// # Errors
 ///
 /// When a name is taken, the kernel lacks something, or a step fails. Nothing is left then.
-pub async fn up(roots: &Roots, topology: &Topology, progress: &dyn Progress) -> Result<Outcome, Error> {
+pub async fn up(
+    roots: &Roots,
+    topology: &Topology,
+    progress: &dyn Progress,
+    begun: &Cell<bool>,
+) -> Result<Outcome, Error> {
+    let topology = &Topology { mark: roots.mark(), ..topology.clone() };
     topology.validate()?;
     let host = Netns::current()?;
     let netlink = Netlink::open()?;
-    let lock = lock(roots, &topology.name, progress)?;
+    let lock = lock(roots, &topology.name, progress).await?;
 
-    if let Some(mut record) = roots.load(&topology.name)? {
-        check_place(&record, &host)?;
+    if let Some(record) = roots.load(&topology.name)? {
+        check_place(&record)?;
         check_layout(&record)?;
         let status = observe(roots, &record, &netlink.links().await?)?;
         match &status {
@@ -85,113 +93,63 @@ pub async fn up(roots: &Roots, topology: &Topology, progress: &dyn Progress) -> 
                     .note(&format_args!("removing what an interrupted command left of {}", topology.name));
             }
         }
-        collect(teardown(roots, &mut record, &netlink, progress).await)?;
+        begun.set(true);
+        collect(teardown(roots, &record, &netlink, progress).await)?;
     }
 
-    let prepared = prepare(roots, topology, &host, &netlink).await;
-    let mut record = match prepared {
+    let mut record = match prepare(roots, topology, &host, &netlink, begun).await {
         Ok(record) => record,
         Err(error) => {
-            forget(roots, &topology.name, lock)?;
+            // What could not be made leaves nothing; if that cannot be forgotten, the first error matters more.
+            if let Err(second) = forget(roots, &topology.name, lock) {
+                progress.note(&second);
+            }
             return Err(error);
         }
     };
-    hurry(roots, &mut record)?;
     let steps = plan::build(topology);
     progress.start(steps.len());
-    let mut worker = Worker { roots, topology, netlink: &netlink, datapath: None, links: Vec::new() };
-    for step in steps {
-        let description = step.describe(topology);
-        progress.step(&description);
-        if let Err(source) = worker.perform(step).await {
-            progress.finish();
-            let step = description.to_string();
-            drop(worker);
-            let mut rollback = teardown(roots, &mut record, &netlink, progress).await;
-            if rollback.is_empty()
-                && let Err(error) = forget(roots, &topology.name, lock)
-            {
-                rollback.push(error);
-            }
-            return Err(Error::RolledBack { step, source: Box::new(source), rollback });
-        }
-        hooks::step();
-    }
-    record.phase = Phase::Up;
-    stop_hurrying(roots, &mut record)?;
-    roots.save(&record)?;
-    hooks::step();
+    let made = make(roots, topology, &netlink, steps, progress).await;
     progress.finish();
+    let finished = match made {
+        Ok(()) => {
+            record.phase = Phase::Up;
+            roots.save(&record).map_err(|error| ("remember that it is up".to_owned(), error.into()))
+        }
+        Err(failed) => Err(failed),
+    };
+    if let Err((step, source)) = finished {
+        let mut rollback = teardown(roots, &record, &netlink, progress).await;
+        if rollback.is_empty()
+            && let Err(error) = forget(roots, &topology.name, lock)
+        {
+            rollback.push(error);
+        }
+        return Err(Error::RolledBack { step, source: Box::new(source), rollback });
+    }
+    hooks::step();
     Ok(Outcome::Made)
 }
 
-/// Takes a topology down. Removes everything that is ours, whatever a crash or a person did to it, and
-/// nothing that is not. Returns whether there was anything.
-///
-/// # Errors
-///
-/// When something could not be removed; the rest is removed all the same.
-pub async fn down(roots: &Roots, name: &str, progress: &dyn Progress) -> Result<bool, Error> {
-    let netlink = Netlink::open()?;
-    if roots.load(name)?.is_none() {
-        let lost = lost(name, &netlink).await?;
-        if lost.is_empty() && pins::layouts(roots, name).is_empty() {
-            return Ok(false);
-        }
+/// Does the steps, or says which one failed.
+async fn make(
+    roots: &Roots,
+    topology: &Topology,
+    netlink: &Netlink,
+    steps: Vec<Step>,
+    progress: &dyn Progress,
+) -> Result<(), (String, Error)> {
+    let hurried = hurry(roots, topology);
+    let mut worker = Worker { roots, topology, netlink, datapath: None, links: Vec::new() };
+    for step in steps {
+        let description = step.describe(topology);
+        progress.step(&description);
+        worker.perform(step).await.map_err(|error| (description.to_string(), error))?;
+        hooks::step();
     }
-    let lock = lock(roots, name, progress)?;
-    match roots.load(name)? {
-        Some(mut record) => {
-            if !record.is_from_another_boot()? {
-                check_place(&record, &Netns::current()?)?;
-            }
-            record.phase = Phase::Changing;
-            roots.save(&record)?;
-            hooks::step();
-            collect(teardown(roots, &mut record, &netlink, progress).await)?;
-        }
-        None => collect(sweep(roots, name, &netlink).await)?,
-    }
-    forget(roots, name, lock)?;
-    Ok(true)
-}
-
-/// Takes down what this process has made or begun to make, and nothing that another did under that name.
-///
-/// # Errors
-///
-/// As [`down`].
-pub async fn down_if_ours(roots: &Roots, name: &str, progress: &dyn Progress) -> Result<bool, Error> {
-    match roots.load(name)? {
-        Some(record) if record.maker == std::process::id() => down(roots, name, progress).await,
-        _ => Ok(false),
-    }
-}
-
-fn lock(roots: &Roots, name: &str, progress: &dyn Progress) -> Result<Lock, Error> {
-    let waiting = || progress.note(&format_args!("waiting for another veth command that changes {name}"));
-    Ok(roots.lock(name, waiting)?)
-}
-
-/// Forgets a topology of which nothing is left, and unmounts the bpffs if we mounted it and nobody uses it.
-fn forget(roots: &Roots, name: &str, lock: Lock) -> Result<(), Error> {
-    if roots.names()?.iter().all(|other| other == name) {
-        pins::unmount_if_ours(roots)?;
-    }
-    roots.forget(name, lock)?;
-    hooks::step();
-    Ok(())
-}
-
-fn collect(errors: Vec<Error>) -> Result<(), Error> {
-    if errors.is_empty() { Ok(()) } else { Err(Error::Teardown(errors)) }
-}
-
-fn check_place(record: &Record, host: &Netns) -> Result<(), Error> {
-    if record.host_netns == host.inode()? {
-        return Ok(());
-    }
-    Err(Error::OtherNamespace { name: record.topology.name.clone(), inode: record.host_netns })
+    hurried
+        .and_then(|()| stop_hurrying(roots))
+        .map_err(|error| ("let grace periods take their time again".to_owned(), error))
 }
 
 /// Everything that can fail without a trace, then the intent file, then a place for pins.
@@ -200,6 +158,7 @@ async fn prepare(
     topology: &Topology,
     host: &Netns,
     netlink: &Netlink,
+    begun: &Cell<bool>,
 ) -> Result<Record, Error> {
     datapath::probe::require()?;
     datapath::object::check()?;
@@ -210,7 +169,7 @@ async fn prepare(
         remove,
     };
     for pod in &topology.pods {
-        if netns::look_up(&pod.namespace)? == netns::Name::Namespace {
+        if matches!(netns::look_up(&pod.namespace)?, netns::Name::Namespace | netns::Name::Foreign) {
             return Err(taken(
                 "network namespace",
                 &pod.namespace,
@@ -225,6 +184,7 @@ async fn prepare(
         }
     }
     let record = Record::new(topology.clone(), host.inode()?)?;
+    begun.set(true);
     roots.save(&record)?;
     hooks::step();
     // Pins of this name without links and namespaces are what a crash left: the folder is ours alone.
@@ -305,7 +265,7 @@ impl Worker<'_> {
         let port = &pod.ports[port];
         let netlink = Netns::open(&pod.namespace)?.netlink()?;
         let index = netlink.link(&port.name).await?.index;
-        for cidr in &port.addresses {
+        for cidr in port.addresses.iter().filter(|cidr| cidr.address.is_ipv4() || sysctl::has_ipv6()) {
             netlink.add_address(index, *cidr).await?;
         }
         Ok(netlink.set_up(index).await?)
@@ -437,152 +397,4 @@ fn target(topology: &Topology, port: &Port) -> Target {
         redirect: mode as u8,
         reserved: 0,
     }
-}
-
-/// Removes all that is ours of a topology, goes on after errors, and returns them.
-async fn teardown(
-    roots: &Roots,
-    record: &mut Record,
-    netlink: &Netlink,
-    progress: &dyn Progress,
-) -> Vec<Error> {
-    let mut errors = Vec::new();
-    let mut check = |result: Result<(), Error>| {
-        if let Err(error) = result {
-            errors.push(error);
-        }
-        hooks::step();
-    };
-    // Another boot: the kernel objects are gone, and equal names now belong to somebody else.
-    let same_boot = !matches!(record.is_from_another_boot(), Ok(true));
-    if same_boot {
-        check(hurry(roots, record));
-    }
-    let topology = &record.topology;
-    progress.start(2 + topology.pods.len());
-    if same_boot {
-        progress.step(&"delete links");
-        check(delete_links(topology, netlink).await);
-    }
-    progress.step(&"remove pins");
-    check(pins::remove_all(roots, &topology.name).map_err(Error::from));
-    if same_boot {
-        for pod in &topology.pods {
-            progress.step(&format_args!("remove namespace {}", pod.namespace));
-            check(delete_namespace(topology, pod).await);
-        }
-    }
-    if same_boot {
-        check(stop_hurrying(roots, record));
-    }
-    progress.finish();
-    errors
-}
-
-/// Makes the kernel hurry where many attachments come or go. Remembered before it is done.
-fn hurry(roots: &Roots, record: &mut Record) -> Result<(), Error> {
-    if record.topology.ports().count() > UNHURRIED_PORTS && rcu::is_normal() {
-        record.rcu_raised = true;
-        roots.save(record)?;
-        rcu::expedite(true);
-    }
-    Ok(())
-}
-
-/// Undoes [`hurry`], also that of a process that was killed. Forgotten after it is done.
-fn stop_hurrying(roots: &Roots, record: &mut Record) -> Result<(), Error> {
-    if record.rcu_raised {
-        rcu::expedite(false);
-        record.rcu_raised = false;
-        roots.save(record)?;
-    }
-    Ok(())
-}
-
-/// What carries the mark of a topology that nothing is remembered of: somebody removed its state file.
-#[derive(Debug, Default)]
-struct Lost {
-    links: Vec<u32>,
-    namespaces: Vec<String>,
-}
-
-impl Lost {
-    fn is_empty(&self) -> bool {
-        self.links.is_empty() && self.namespaces.is_empty()
-    }
-}
-
-async fn lost(name: &str, netlink: &Netlink) -> Result<Lost, Error> {
-    let prefix = model::alias_prefix(name);
-    let marked = |link: &Link| link.alias.as_deref().is_some_and(|alias| alias.starts_with(&prefix));
-    let mut lost = Lost::default();
-    lost.links.extend(netlink.links().await?.iter().filter(|link| marked(link)).map(|link| link.index));
-    for namespace in netns::names()? {
-        if netns::look_up(&namespace)? == netns::Name::Namespace
-            && marked(&Netns::open(&namespace)?.netlink()?.link("lo").await?)
-        {
-            lost.namespaces.push(namespace);
-        }
-    }
-    Ok(lost)
-}
-
-/// Removes what is lost, and every pin of that name.
-async fn sweep(roots: &Roots, name: &str, netlink: &Netlink) -> Vec<Error> {
-    let Lost { links, namespaces } = match lost(name, netlink).await {
-        Ok(lost) => lost,
-        Err(error) => return vec![error],
-    };
-    let mut results: Vec<Result<(), Error>> = Vec::new();
-    for link in links {
-        results.push(netlink.delete_link(link).await.map_err(Error::from));
-    }
-    results.push(pins::remove_all(roots, name).map_err(Error::from));
-    for namespace in namespaces {
-        results.push(netns::remove(&namespace).map_err(Error::from));
-    }
-    results.into_iter().filter_map(Result::err).collect()
-}
-
-/// Host ends and bridges go in one request if nobody else uses the group, one by one otherwise.
-async fn delete_links(topology: &Topology, netlink: &Netlink) -> Result<(), Error> {
-    let group = topology.group();
-    let names: HashSet<&str> = topology.host_links().collect();
-    let prefix = topology.alias_prefix();
-    // A link has its name and group from birth, its alias a little later.
-    let is_ours = |link: &Link| match &link.alias {
-        Some(alias) => alias.starts_with(&prefix),
-        None => {
-            link.group == group
-                && names.contains(link.name.as_str())
-                && matches!(link.kind.as_deref(), Some("veth" | "bridge"))
-        }
-    };
-    let links = netlink.links().await?;
-    let (ours, others): (Vec<_>, Vec<_>) = links.iter().partition(|link| is_ours(link));
-    if ours.is_empty() {
-        return Ok(());
-    }
-    if ours.iter().all(|link| link.group == group) && others.iter().all(|link| link.group != group) {
-        return Ok(netlink.delete_group(group).await?);
-    }
-    for link in ours {
-        netlink.delete_link(link.index).await?;
-    }
-    Ok(())
-}
-
-/// Removes a pod's namespace if it carries our mark, or if it is only a name without a namespace.
-async fn delete_namespace(topology: &Topology, pod: &super::Pod) -> Result<(), Error> {
-    match netns::look_up(&pod.namespace)? {
-        netns::Name::Free => return Ok(()),
-        netns::Name::Stale => {}
-        netns::Name::Namespace => {
-            let netlink = Netns::open(&pod.namespace)?.netlink()?;
-            if netlink.link("lo").await?.alias.as_deref() != Some(&topology.pod_alias(pod)) {
-                return Ok(());
-            }
-        }
-    }
-    Ok(netns::remove(&pod.namespace)?)
 }

@@ -4,6 +4,7 @@ pub mod apply;
 pub mod model;
 pub mod observe;
 pub mod plan;
+mod teardown;
 
 use veth_common::LAYOUT_VERSION;
 
@@ -13,9 +14,10 @@ use crate::{
 };
 use std::collections::BTreeSet;
 
-pub use apply::{Outcome, Progress, down, down_if_ours, up};
+pub use apply::{Outcome, Progress, up};
 pub use model::{Path, Pod, Port, Switch, Topology};
 pub use observe::{Status, observe};
+pub use teardown::{down, tidy};
 
 /// Why a topology could not be brought up, taken down or looked at.
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +27,7 @@ pub enum Error {
     Invalid(#[from] model::Invalid),
     /// A name that the topology needs belongs to somebody else.
     #[error(
-        "{what} {name} exists and was not made by veth for the topology {topology}; nothing was changed. \
+        "{what} {name} exists and was not made by veth for the topology {topology}. \
          Remove it (`{remove}`), or choose other names with --name"
     )]
     Taken {
@@ -95,7 +97,7 @@ pub enum Error {
         found: Vec<String>,
     },
     /// Something failed, and what had been made until then was removed again.
-    #[error("{step} failed; everything made before was removed again{}", list(.rollback))]
+    #[error("{step} failed; {}", rolled_back(.rollback))]
     RolledBack {
         /// The step that failed.
         step: String,
@@ -133,6 +135,35 @@ pub fn record(roots: &Roots, name: &str) -> Result<Record, Error> {
     }
 }
 
+/// Refuses a topology whose links are in another namespace than ours.
+///
+/// # Errors
+///
+/// When it is there. A topology from before the machine was restarted is nowhere.
+pub fn check_place(record: &Record) -> Result<(), Error> {
+    if record.is_from_another_boot()? || record.host_netns == net::Netns::current()?.inode()? {
+        return Ok(());
+    }
+    Err(Error::OtherNamespace { name: record.topology.name.clone(), inode: record.host_netns })
+}
+
+/// The records of all topologies. One that cannot be read is told and left out.
+///
+/// # Errors
+///
+/// When the state folder cannot be read.
+pub fn records(roots: &Roots) -> Result<Vec<Record>, Error> {
+    let mut records = Vec::new();
+    for name in roots.names()? {
+        match roots.load(&name) {
+            // None: gone between our two looks.
+            Ok(record) => records.extend(record),
+            Err(error) => log::warn!("{error}"),
+        }
+    }
+    Ok(records)
+}
+
 /// Refuses a topology whose maps this version would misread.
 ///
 /// # Errors
@@ -150,14 +181,15 @@ pub fn check_layout(record: &Record) -> Result<(), Error> {
     })
 }
 
-/// The names of all topologies of which anything is left: a record or pins.
+/// The names of all topologies of which anything is left: a record, pins, or a mark.
 ///
 /// # Errors
 ///
 /// When the machine cannot be looked at.
-pub fn names(roots: &Roots) -> Result<Vec<String>, Error> {
+pub async fn names(roots: &Roots) -> Result<Vec<String>, Error> {
     let mut names: BTreeSet<String> = roots.names()?.into_iter().collect();
     names.extend(datapath::pins::topologies(roots));
+    names.extend(teardown::marked(roots, &net::Netlink::open()?).await?);
     Ok(names.into_iter().collect())
 }
 
@@ -173,8 +205,7 @@ pub fn find_pod(roots: &Roots, name: &str) -> Result<Pod, Error> {
     };
     let mut known = Vec::new();
     let mut found = Vec::new();
-    for record in roots.names()? {
-        let Some(record) = roots.load(&record)? else { continue };
+    for record in records(roots)? {
         for candidate in record.topology.pods {
             let full = format!("{}/{}", record.topology.name, candidate.name);
             if candidate.name == pod && topology.is_none_or(|topology| topology == record.topology.name) {
@@ -201,6 +232,17 @@ fn known_names(names: &[String]) -> String {
         n if n > SHOWN => format!("; there is {} and {} more", names[..SHOWN].join(", "), n - SHOWN),
         _ => format!("; there is {}", names.join(", ")),
     }
+}
+
+fn rolled_back(errors: &[Error]) -> String {
+    if errors.is_empty() {
+        return "everything made before was removed again".to_owned();
+    }
+    format!(
+        "of what was made before, {} could not be removed; run `veth down`{}",
+        count(errors),
+        list(errors)
+    )
 }
 
 fn count(errors: &[Error]) -> String {

@@ -33,6 +33,8 @@ pub const MTU_MIN: u32 = 1_280;
 pub struct Topology {
     /// Its name, unique on a machine.
     pub name: String,
+    /// What the aliases of its links begin with.
+    pub mark: String,
     /// The pods.
     pub pods: Vec<Pod>,
     /// The paths that the pods' ports are on.
@@ -159,6 +161,9 @@ pub enum Invalid {
         /// The value used twice.
         name: String,
     },
+    /// A record that speaks of another topology than its name says.
+    #[error("it speaks of the topology {0}")]
+    Renamed(String),
     /// A port on a path that there is not.
     #[error("a port of the pod {0} is on no path")]
     NoPath(String),
@@ -221,6 +226,7 @@ impl Topology {
     fn empty(name: &str) -> Self {
         Self {
             name: name.to_owned(),
+            mark: "veth".to_owned(),
             pods: Vec::new(),
             paths: Vec::new(),
             redirect: Redirect::default(),
@@ -297,7 +303,7 @@ impl Topology {
     /// What marks a link as this topology's: the beginning of its alias.
     #[must_use]
     pub fn alias_prefix(&self) -> String {
-        alias_prefix(&self.name)
+        alias_prefix(&self.mark, &self.name)
     }
 
     /// The alias of a port's host end.
@@ -376,8 +382,8 @@ impl Path {
 
 /// What marks a link as a topology's: the beginning of its alias.
 #[must_use]
-pub fn alias_prefix(topology: &str) -> String {
-    format!("veth:{topology}/")
+pub fn alias_prefix(mark: &str, topology: &str) -> String {
+    format!("{mark}:{topology}/")
 }
 
 /// The link group of a topology: a fixed function of its name, so that a crash cannot lose it.
@@ -439,7 +445,8 @@ fn derive_mac(parts: &[&str]) -> Mac {
 
 /// FNV-1a, finished with a multiplication so that the high bits depend on every byte. Fixed for ever: names
 /// and addresses of running topologies come from it.
-fn hash(parts: &[&str]) -> u64 {
+#[must_use]
+pub fn hash(parts: &[&str]) -> u64 {
     const PRIME: u64 = 0x0000_0100_0000_01b3;
     let bytes = parts.iter().flat_map(|part| part.bytes().chain([0]));
     let hash =

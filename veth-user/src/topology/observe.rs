@@ -68,17 +68,14 @@ pub fn observe(roots: &Roots, record: &Record, links: &[Link]) -> Result<Status,
     for switch in topology.switches() {
         drift.extend(link_drift(&links, &switch.bridge, &topology.bridge_alias(switch), None));
     }
-    let pins = Pins::new(roots, record.layout_version, &topology.name);
-    let pinned = pins.names();
     for (pod, port) in topology.ports() {
         let bridge =
             bridge_of(topology, port.path).and_then(|bridge| links.get(bridge)).map(|link| link.index);
         drift.extend(link_drift(&links, &port.host_link, &topology.port_alias(pod, port), bridge));
-        // Nothing is known of pins that may not be read.
-        if pinned.as_ref().is_some_and(|pinned| !pinned.contains(&Pins::link_name(&port.host_link))) {
-            drift.push(format!("the program on {} is not pinned any more", port.host_link));
-        }
     }
+    let pins = Pins::new(roots, record.layout_version, &topology.name);
+    let missing = pins.missing(topology.host_links());
+    drift.extend(missing.iter().map(|path| format!("the pin {} is gone", path.display())));
     Ok(if drift.is_empty() { Status::Up } else { Status::Drifted(drift) })
 }
 

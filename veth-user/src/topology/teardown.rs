@@ -1,0 +1,252 @@
+//! Undoes a topology by ownership, whatever a crash or a person did to it.
+
+use std::{collections::HashSet, time::Duration};
+
+use super::{Error, Topology, apply::Progress, check_place, model};
+use crate::{
+    datapath::pins,
+    hooks,
+    net::{Netlink, Netns, link::Link, netns, rcu},
+    state::{Lock, Phase, Record, Roots},
+};
+
+/// Up to so many ports, attaching and removing takes no more than 0.1 s without hurry.
+const UNHURRIED_PORTS: usize = 8;
+
+/// How often it is looked whether another command has ended.
+const LOCK_POLL: Duration = Duration::from_millis(20);
+
+/// Takes a topology down. Removes everything that is ours, whatever a crash or a person did to it, and
+/// nothing that is not. Returns whether there was anything.
+///
+/// # Errors
+///
+/// When something could not be removed; the rest is removed all the same.
+pub async fn down(roots: &Roots, name: &str, progress: &dyn Progress) -> Result<bool, Error> {
+    let netlink = Netlink::open()?;
+    if roots.load(name)?.is_none() {
+        let lost = lost(roots, name, &netlink).await?;
+        if lost.is_empty() && pins::layouts(roots, name).is_empty() {
+            return Ok(false);
+        }
+    }
+    let lock = lock(roots, name, progress).await?;
+    match roots.load(name)? {
+        Some(mut record) => {
+            check_place(&record)?;
+            record.phase = Phase::Changing;
+            roots.save(&record)?;
+            hooks::step();
+            collect(teardown(roots, &record, &netlink, progress).await)?;
+        }
+        None => collect(sweep(roots, name, &netlink).await)?,
+    }
+    forget(roots, name, lock)?;
+    Ok(true)
+}
+
+/// Ends what outlives topologies when a process is killed at the wrong moment.
+///
+/// # Errors
+///
+/// When the note of it cannot be removed.
+pub fn tidy(roots: &Roots) -> Result<(), Error> {
+    stop_hurrying(roots)?;
+    if roots.names()?.is_empty() {
+        pins::unmount_if_ours(roots)?;
+    }
+    roots.remove_folder();
+    Ok(())
+}
+
+/// Waits until nobody else changes the topology.
+pub(super) async fn lock(roots: &Roots, name: &str, progress: &dyn Progress) -> Result<Lock, Error> {
+    let mut told = false;
+    loop {
+        if let Some(lock) = roots.try_lock(name)? {
+            return Ok(lock);
+        }
+        if !told {
+            progress.note(&format_args!("waiting for another veth command that changes {name}"));
+            told = true;
+        }
+        tokio::time::sleep(LOCK_POLL).await;
+    }
+}
+
+/// Forgets a topology of which nothing is left, and unmounts the bpffs if we mounted it and nobody uses it.
+pub(super) fn forget(roots: &Roots, name: &str, lock: Lock) -> Result<(), Error> {
+    if roots.names()?.iter().all(|other| other == name) {
+        pins::unmount_if_ours(roots)?;
+    }
+    roots.forget(name, lock)?;
+    hooks::step();
+    Ok(())
+}
+
+/// No errors, or all of them.
+pub(super) fn collect(errors: Vec<Error>) -> Result<(), Error> {
+    if errors.is_empty() { Ok(()) } else { Err(Error::Teardown(errors)) }
+}
+
+/// Removes all that is ours of a topology, goes on after errors, and returns them.
+pub(super) async fn teardown(
+    roots: &Roots,
+    record: &Record,
+    netlink: &Netlink,
+    progress: &dyn Progress,
+) -> Vec<Error> {
+    let topology = &record.topology;
+    // Another boot: the kernel objects are gone, and equal names now belong to somebody else.
+    let same_boot = !matches!(record.is_from_another_boot(), Ok(true));
+    let mut errors: Vec<Error> = hurry(roots, topology).err().into_iter().collect();
+    progress.start(2 + topology.pods.len());
+    if same_boot {
+        progress.step(&"delete links");
+        errors.extend(delete_links(topology, netlink).await);
+        hooks::step();
+    }
+    progress.step(&"remove pins");
+    errors.extend(pins::remove_all(roots, &topology.name).err().map(Error::from));
+    hooks::step();
+    if same_boot {
+        for pod in &topology.pods {
+            progress.step(&format_args!("remove namespace {}", pod.namespace));
+            errors.extend(delete_namespace(topology, pod).await.err());
+            hooks::step();
+        }
+    }
+    errors.extend(stop_hurrying(roots).err());
+    progress.finish();
+    errors
+}
+
+/// Makes the kernel hurry where many attachments come or go. Noted before it is done.
+pub(super) fn hurry(roots: &Roots, topology: &Topology) -> Result<(), Error> {
+    if topology.ports().count() > UNHURRIED_PORTS && rcu::is_normal() {
+        roots.note_hurry()?;
+        rcu::expedite(true);
+    }
+    Ok(())
+}
+
+/// Undoes [`hurry`], also that of a process that was killed: another that is still at work takes longer then.
+/// The note goes after it is done.
+pub(super) fn stop_hurrying(roots: &Roots) -> Result<(), Error> {
+    if roots.has_hurry_note() {
+        rcu::expedite(false);
+        roots.remove_hurry_note()?;
+    }
+    Ok(())
+}
+
+/// What carries the mark of a topology that nothing is remembered of: somebody removed its state file.
+#[derive(Debug, Default)]
+struct Lost {
+    links: Vec<u32>,
+    namespaces: Vec<String>,
+}
+
+impl Lost {
+    fn is_empty(&self) -> bool {
+        self.links.is_empty() && self.namespaces.is_empty()
+    }
+}
+
+async fn lost(roots: &Roots, name: &str, netlink: &Netlink) -> Result<Lost, Error> {
+    let prefix = model::alias_prefix(&roots.mark(), name);
+    let marked = |link: &Link| link.alias.as_deref().is_some_and(|alias| alias.starts_with(&prefix));
+    let mut lost = Lost::default();
+    lost.links.extend(netlink.links().await?.iter().filter(|link| marked(link)).map(|link| link.index));
+    for namespace in netns::names()? {
+        // One that cannot be looked into is not ours, or goes at this very moment.
+        if let Ok(loopback) = loopback(&namespace).await
+            && marked(&loopback)
+        {
+            lost.namespaces.push(namespace);
+        }
+    }
+    Ok(lost)
+}
+
+/// The loopback of a namespace, which carries its mark.
+async fn loopback(namespace: &str) -> Result<Link, Error> {
+    Ok(Netns::open(namespace)?.netlink()?.link("lo").await?)
+}
+
+/// The names of all topologies whose mark is on a link or a namespace.
+pub(super) async fn marked(roots: &Roots, netlink: &Netlink) -> Result<Vec<String>, Error> {
+    let mark = format!("{}:", roots.mark());
+    let name = |link: &Link| {
+        let (topology, _rest) = link.alias.as_deref()?.strip_prefix(&mark)?.split_once('/')?;
+        Some(topology.to_owned())
+    };
+    let mut names: Vec<String> = netlink.links().await?.iter().filter_map(name).collect();
+    for namespace in netns::names()? {
+        names.extend(loopback(&namespace).await.ok().as_ref().and_then(name));
+    }
+    Ok(names)
+}
+
+/// Removes what is lost, and every pin of that name.
+async fn sweep(roots: &Roots, name: &str, netlink: &Netlink) -> Vec<Error> {
+    let Lost { links, namespaces } = match lost(roots, name, netlink).await {
+        Ok(lost) => lost,
+        Err(error) => return vec![error],
+    };
+    let mut results: Vec<Result<(), Error>> = Vec::new();
+    for link in links {
+        results.push(netlink.delete_link(link).await.map_err(Error::from));
+    }
+    results.push(pins::remove_all(roots, name).map_err(Error::from));
+    for namespace in namespaces {
+        results.push(netns::remove(&namespace).map_err(Error::from));
+    }
+    results.into_iter().filter_map(Result::err).collect()
+}
+
+/// Host ends and bridges go in one request if nobody else uses the group, one by one otherwise.
+async fn delete_links(topology: &Topology, netlink: &Netlink) -> Vec<Error> {
+    let group = topology.group();
+    let names: HashSet<&str> = topology.host_links().collect();
+    let prefix = topology.alias_prefix();
+    // A link has its name and group from birth, its alias a little later.
+    let is_ours = |link: &Link| match &link.alias {
+        Some(alias) => alias.starts_with(&prefix),
+        None => {
+            link.group == group
+                && names.contains(link.name.as_str())
+                && matches!(link.kind.as_deref(), Some("veth" | "bridge"))
+        }
+    };
+    let links = match netlink.links().await {
+        Ok(links) => links,
+        Err(error) => return vec![error.into()],
+    };
+    let (ours, others): (Vec<_>, Vec<_>) = links.iter().partition(|link| is_ours(link));
+    if ours.is_empty() {
+        return Vec::new();
+    }
+    if ours.iter().all(|link| link.group == group) && others.iter().all(|link| link.group != group) {
+        return netlink.delete_group(group).await.err().map(Error::from).into_iter().collect();
+    }
+    let mut errors = Vec::new();
+    for link in ours {
+        errors.extend(netlink.delete_link(link.index).await.err().map(Error::from));
+    }
+    errors
+}
+
+/// Removes a pod's namespace if it carries our mark, or if it is only a name without a namespace.
+async fn delete_namespace(topology: &Topology, pod: &super::Pod) -> Result<(), Error> {
+    match netns::look_up(&pod.namespace)? {
+        netns::Name::Free | netns::Name::Foreign => return Ok(()),
+        netns::Name::Stale => {}
+        netns::Name::Namespace => {
+            if loopback(&pod.namespace).await?.alias.as_deref() != Some(&topology.pod_alias(pod)) {
+                return Ok(());
+            }
+        }
+    }
+    Ok(netns::remove(&pod.namespace)?)
+}

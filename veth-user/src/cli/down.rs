@@ -33,7 +33,7 @@ pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
     if let Some(name) = &args.name {
         model::check_name(name, "topology")?;
     }
-    let there = topology::names(roots).await?;
+    let there = topology::names(roots, args.all).await?;
     let names = match (args.name, args.all) {
         (Some(name), _) => vec![name],
         (None, false) if there.len() > 1 => {

@@ -181,15 +181,18 @@ pub fn check_layout(record: &Record) -> Result<(), Error> {
     })
 }
 
-/// The names of all topologies of which anything is left: a record, pins, or a mark.
+/// The names of all topologies of which anything is left: a record or pins; and, where there is none or
+/// `thorough` asks for it, a mark, for which every namespace must be looked into.
 ///
 /// # Errors
 ///
 /// When the machine cannot be looked at.
-pub async fn names(roots: &Roots) -> Result<Vec<String>, Error> {
+pub async fn names(roots: &Roots, thorough: bool) -> Result<Vec<String>, Error> {
     let mut names: BTreeSet<String> = roots.names()?.into_iter().collect();
     names.extend(datapath::pins::topologies(roots));
-    names.extend(teardown::marked(roots, &net::Netlink::open()?).await?);
+    if thorough || names.is_empty() {
+        names.extend(teardown::marked(roots, &net::Netlink::open()?).await?);
+    }
     Ok(names.into_iter().collect())
 }
 

@@ -137,7 +137,7 @@ fn pods_cannot_reach_the_host_through_a_switch_without_a_gateway() {
     eventually("the host's answer is dropped before it is thought of", || {
         lab.stats("switch")["ports"][2]["dropped"]["no_gateway"]["packets"].as_u64().unwrap() > before
     });
-    let neighbour = pods[0].run(|| std::fs::read_to_string("/proc/net/arp").unwrap()).unwrap();
+    let neighbour = pods[0].run(|| std::fs::read_to_string("/proc/thread-self/net/arp").unwrap()).unwrap();
     let entry = neighbour.lines().find(|line| line.starts_with("10.200.77.77"));
     assert!(entry.is_none_or(|line| line.contains("00:00:00:00:00:00")), "the host answered: {neighbour}");
 }

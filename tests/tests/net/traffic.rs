@@ -78,15 +78,15 @@ fn a_first_ipv6_packet_needs_no_second() {
     let lab = Lab::new();
     lab.ok(&["up"]);
     let (one, two) = (lab.pod("ns1"), lab.pod("ns2"));
-    assert_eq!(udp(&one, &two, wire_addresses()[1], 100, 1), 0);
     // The link-local address too, which the kernel adds by itself.
-    let text = one.run(|| std::fs::read_to_string("/proc/net/if_inet6").unwrap()).unwrap();
+    let text = one.run(|| std::fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap()).unwrap();
     let lines: Vec<&str> = text.lines().filter(|line| line.ends_with("eth0")).collect();
     assert_eq!(lines.len(), 2, "{text}");
     for line in lines {
         let flags = u32::from_str_radix(line.split_whitespace().nth(4).unwrap(), 16).unwrap();
         assert_eq!(flags & IFA_F_TENTATIVE, 0, "{line}");
     }
+    assert_eq!(udp(&one, &two, wire_addresses()[1], 100, 1), 0);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::{
     ffi::CString,
     io, mem,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
     time::{Duration, Instant},
 };
 
@@ -60,30 +60,40 @@ impl PacketSocket {
         if ready != 1 {
             return None;
         }
-        let mut bytes = vec![0_u8; 70_000];
-        let mut control = [0_u64; 16];
-        let mut vector = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
-        // SAFETY: all zero is a valid msghdr.
-        let mut message: libc::msghdr = unsafe { mem::zeroed() };
-        message.msg_iov = &raw mut vector;
-        message.msg_iovlen = 1;
-        message.msg_control = control.as_mut_ptr().cast();
-        message.msg_controllen = size_of_val(&control);
-        // SAFETY: the message points to buffers that live on.
-        let length = unsafe { libc::recvmsg(fd, &raw mut message, 0) };
-        bytes.truncate(usize::try_from(length).expect("recvmsg"));
-        // SAFETY: the kernel has filled the message in.
-        let header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
-        let mut vlan = None;
-        if !header.is_null() {
-            // SAFETY: not null, and the only message asked for is PACKET_AUXDATA.
-            let data = unsafe { libc::CMSG_DATA(header) };
-            // SAFETY: as above; the data may be unaligned.
-            let aux: libc::tpacket_auxdata = unsafe { data.cast::<libc::tpacket_auxdata>().read_unaligned() };
-            vlan = (aux.tp_status & libc::TP_STATUS_VLAN_VALID != 0).then_some(aux.tp_vlan_tci);
-        }
+        let (bytes, aux) = receive_with::<libc::tpacket_auxdata>(fd);
+        let vlan =
+            aux.filter(|aux| aux.tp_status & libc::TP_STATUS_VLAN_VALID != 0).map(|aux| aux.tp_vlan_tci);
         Some(Received { bytes, vlan })
     }
+}
+
+/// Receives from any socket: the bytes, and what the kernel says beside them (the socket must have asked for one
+/// kind of message only, and `T` be its type).
+#[must_use]
+pub fn receive_with<T: Copy>(socket: RawFd) -> (Vec<u8>, Option<T>) {
+    let mut bytes = vec![0_u8; 70_000];
+    let mut control = [0_u64; 16];
+    let mut vector = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    // SAFETY: all zero is a valid msghdr.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_iov = &raw mut vector;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&control);
+    // SAFETY: the message points to buffers that live on.
+    let length = unsafe { libc::recvmsg(socket, &raw mut message, 0) };
+    let length =
+        usize::try_from(length).unwrap_or_else(|_| panic!("recvmsg: {}", io::Error::last_os_error()));
+    bytes.truncate(length);
+    // SAFETY: the kernel has filled the message in.
+    let header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    if header.is_null() {
+        return (bytes, None);
+    }
+    // SAFETY: not null.
+    let data = unsafe { libc::CMSG_DATA(header) };
+    // SAFETY: a whole `T`, by the caller's word, perhaps unaligned.
+    (bytes, Some(unsafe { data.cast::<T>().read_unaligned() }))
 }
 
 fn open(link: &CString) -> io::Result<PacketSocket> {

@@ -1,11 +1,14 @@
 //! Ordinary traffic crosses, whatever its kind.
 
-use std::net::IpAddr;
+use std::{
+    net::{IpAddr, UdpSocket},
+    os::fd::AsRawFd as _,
+};
 
-use socket2::{SockRef, Socket};
 use veth_tests::{
     Lab,
     lab::pod_link_stats,
+    packet::receive_with,
     traffic::{bind, tcp, udp},
 };
 
@@ -56,7 +59,7 @@ fn jumbo_datagrams_cross_in_one_piece() {
     let socket = bind(&one, [0, 0, 0, 0].into());
     // IP_MTU_DISCOVER, IP_PMTUDISC_DO: fail rather than fragment.
     let option: libc::c_int = libc::IP_PMTUDISC_DO;
-    let fd = std::os::fd::AsRawFd::as_raw_fd(&socket);
+    let fd = socket.as_raw_fd();
     // SAFETY: an int of the length that we say.
     let result = unsafe {
         libc::setsockopt(fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, (&raw const option).cast(), 4)
@@ -99,54 +102,21 @@ fn the_mark_of_a_program_before_ours_does_not_reach_the_pod() {
     let index = lab.link("wire-ns1").index;
     let foreign = lab.run(move || ForeignTcx::attach(index, Place::First, 0x77));
     let receiver = bind(&two, wire_addresses()[0]);
-    SockRef::from(&receiver).set_recv_mark();
+    ask_for_marks(&receiver);
     bind(&one, [0, 0, 0, 0].into()).send_to(b"marked?", receiver.local_addr().unwrap()).unwrap();
-    assert_eq!(Socket::from(receiver).recv_with_mark(), 0, "trap A2: redirect_peer leaves the mark in place");
+    let (bytes, mark) = receive_with::<u32>(receiver.as_raw_fd());
+    assert_eq!(bytes, b"marked?");
+    assert_eq!(mark, Some(0), "trap A2: redirect_peer leaves the mark in place");
     assert!(foreign.seen() >= 1);
     assert!(pod_link_stats(&two, "eth0").rx_packets > 0);
 }
 
-/// `SO_RCVMARK`, which the socket crate does not know.
-trait Mark {
-    fn set_recv_mark(&self) {}
-    fn recv_with_mark(&self) -> u32 {
-        0
-    }
-}
-
-const SO_RCVMARK: libc::c_int = 75;
-
-impl Mark for SockRef<'_> {
-    fn set_recv_mark(&self) {
-        let on: libc::c_int = 1;
-        let fd = std::os::fd::AsRawFd::as_raw_fd(&**self);
-        // SAFETY: an int of the length that we say.
-        let result = unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, SO_RCVMARK, (&raw const on).cast(), 4) };
-        assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
-    }
-}
-
-impl Mark for Socket {
-    fn recv_with_mark(&self) -> u32 {
-        let mut bytes = [0_u8; 100];
-        let mut control = [0_u64; 8];
-        let mut vector = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
-        // SAFETY: all zero is a valid msghdr.
-        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-        message.msg_iov = &raw mut vector;
-        message.msg_iovlen = 1;
-        message.msg_control = control.as_mut_ptr().cast();
-        message.msg_controllen = size_of_val(&control);
-        let fd = std::os::fd::AsRawFd::as_raw_fd(self);
-        // SAFETY: the message points to buffers that live on.
-        let length = unsafe { libc::recvmsg(fd, &raw mut message, 0) };
-        assert!(length > 0, "{}", std::io::Error::last_os_error());
-        // SAFETY: the kernel has filled the message in.
-        let header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
-        assert!(!header.is_null(), "the kernel tells the mark");
-        // SAFETY: not null; the only message asked for is the mark, 4 bytes.
-        let data = unsafe { libc::CMSG_DATA(header) };
-        // SAFETY: as above; the data may be unaligned.
-        unsafe { data.cast::<u32>().read_unaligned() }
-    }
+/// Asks for the mark of each datagram: `SO_RCVMARK`, which the socket crate does not know.
+fn ask_for_marks(socket: &UdpSocket) {
+    const SO_RCVMARK: libc::c_int = 75;
+    let on: libc::c_int = 1;
+    let fd = socket.as_raw_fd();
+    // SAFETY: an int of the length that we say.
+    let result = unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, SO_RCVMARK, (&raw const on).cast(), 4) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
 }

@@ -52,9 +52,12 @@ pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
 
 /// Brings a topology up; `begun` says whether there is something to undo.
 pub(super) async fn bring_up(roots: &Roots, topology: &Topology, begun: &Cell<bool>) -> Result<Outcome> {
-    topology::up(roots, topology, &Bar::new(), begun)
-        .await
-        .with_context(|| format!("bring up the topology {}", topology.name))
+    let result = topology::up(roots, topology, &Bar::new(), begun).await;
+    if result.is_err() {
+        // It has undone its own; what is there by that name now is somebody else's.
+        begun.set(false);
+    }
+    result.with_context(|| format!("bring up the topology {}", topology.name))
 }
 
 /// A signal that asks us to end.

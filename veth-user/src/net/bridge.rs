@@ -9,9 +9,6 @@ use veth_common::Mac;
 
 use super::{Netlink, Result};
 
-/// Ports that a bridge holds, `BR_MAX_PORTS` of the kernel's `br_private.h`.
-pub const PORTS_MAX: usize = 1_023;
-
 impl Netlink {
     /// Makes a bridge that forwards and does nothing else: no spanning tree, no multicast snooping (it would
     /// send queries of its own), and no detour through the host's firewall.

@@ -139,17 +139,19 @@ async fn make(
     steps: Vec<Step>,
     progress: &dyn Progress,
 ) -> Result<(), (String, Error)> {
-    let hurried = hurry(roots, topology);
+    let failed = |what: &str| {
+        let what = what.to_owned();
+        move |error| (what, error)
+    };
+    hurry(roots, topology).map_err(failed("hurry grace periods"))?;
     let mut worker = Worker { roots, topology, netlink, datapath: None, links: Vec::new() };
     for step in steps {
         let description = step.describe(topology);
         progress.step(&description);
-        worker.perform(step).await.map_err(|error| (description.to_string(), error))?;
+        worker.perform(step).await.map_err(failed(&description.to_string()))?;
         hooks::step();
     }
-    hurried
-        .and_then(|()| stop_hurrying(roots))
-        .map_err(|error| ("let grace periods take their time again".to_owned(), error))
+    stop_hurrying(roots).map_err(failed("let grace periods take their time again"))
 }
 
 /// Everything that can fail without a trace, then the intent file, then a place for pins.

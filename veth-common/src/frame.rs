@@ -65,12 +65,13 @@ pub struct EthernetHeader {
     pub source: Mac,
 }
 
-/// What a decision looks at. Built from an `__sk_buff` by the TC program, by hand in tests.
+/// What a decision looks at. Built from an `__sk_buff` or an `xdp_md` by the programs, by hand in tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
     /// The addresses, still in the frame, so that only what a decision needs is read; `None` where the frame is too short to have them.
     pub header: Option<&'a EthernetHeader>,
-    /// Bytes from the destination address on, without a VLAN tag that the kernel keeps beside the frame.
+    /// Bytes from the destination address on, without a VLAN tag that the kernel keeps beside the frame. (XDP
+    /// sees every tag in the frame.)
     pub length: u32,
     /// Whether the frame is a GSO frame that is cut up later, so that its length says nothing about MTUs.
     pub gso: bool,

@@ -6,7 +6,7 @@
 use crate::{DropReason, Mac};
 
 /// Raised with every change of a type, a map or the meaning of a number in this crate.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// Slots, ports and FDB entries that the maps hold unless user space asks for more when it loads them.
 ///
@@ -37,7 +37,7 @@ pub enum PortKind {
 pub enum RedirectMode {
     /// `bpf_redirect_peer`: straight into the pod, without a second pass through the CPU backlog.
     Peer = 0,
-    /// `bpf_redirect`: out of the host end, as if the kernel had sent it.
+    /// Out of the host end, as if the kernel had sent it: `bpf_redirect` by TC, the device map by XDP.
     Host = 1,
 }
 
@@ -124,7 +124,7 @@ pub struct PortCounters {
     pub passed: Tally,
     /// Came in elsewhere and was handed to this port's pod by `bpf_redirect_peer`, past the host end.
     pub to_peer: Tally,
-    /// Came in elsewhere and was sent out of this port's host end by `bpf_redirect`.
+    /// Came in elsewhere and was sent out of this port's host end, by `bpf_redirect` or XDP.
     pub to_host: Tally,
     /// Came in here and ended here, by [`DropReason`].
     pub dropped: [Tally; DropReason::COUNT],

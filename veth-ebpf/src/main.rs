@@ -12,14 +12,31 @@
 
 mod count;
 mod maps;
+mod null;
 mod tc;
+mod xdp;
 
-use aya_ebpf::{macros::classifier, programs::TcContext};
+use aya_ebpf::{
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
 
 /// TC ingress of a port's host end, and of the bridge behind a switch.
 #[classifier]
 pub fn veth_ingress(ctx: TcContext) -> i32 {
     tc::ingress(&ctx)
+}
+
+/// XDP on a port's host end.
+#[xdp(frags)]
+pub fn veth_xdp(ctx: XdpContext) -> u32 {
+    xdp::ingress(&ctx)
+}
+
+/// TC ingress that only redirects: what the technique itself does and costs.
+#[classifier]
+pub fn null_redirect(_ctx: TcContext) -> i32 {
+    null::redirect()
 }
 
 /// Lets the kernel lend the helpers that it keeps for GPL-compatible programs.

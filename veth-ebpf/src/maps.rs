@@ -25,7 +25,12 @@ static FDB: HashMap<FdbKey, Target, ENTRIES> = HashMap::new();
 
 /// Host ends by slot. A `DEVMAP`, because the kernel empties an entry when its interface goes.
 #[btf_map]
-static TARGETS: DevMap<ENTRIES> = DevMap::new();
+pub(crate) static TARGETS: DevMap<ENTRIES> = DevMap::new();
+
+/// The same for XDP. The kernel gives a `DEVMAP` to the first type of program that uses it and refuses every other
+/// (`__bpf_prog_map_compatible` in `kernel/bpf/core.c`).
+#[btf_map]
+pub(crate) static XDP_TARGETS: DevMap<ENTRIES> = DevMap::new();
 
 /// Counters by slot, for each CPU.
 #[btf_map]
@@ -39,6 +44,10 @@ static PORTS_MASK: Global<u32> = Global::new(DEFAULT_CAPACITY - 1);
 /// host end and the far stack would refuse them.
 #[unsafe(no_mangle)]
 pub(crate) static SET_PACKET_HOST: Global<u32> = Global::new(0);
+
+/// Where `null_redirect` redirects to.
+#[unsafe(no_mangle)]
+pub(crate) static NULL_TARGET: Global<u32> = Global::new(0);
 
 /// Read by user space from the object, never by a program.
 #[used]
@@ -56,8 +65,10 @@ pub(crate) fn port(ifindex: u32) -> Option<&'static Port> {
     }
 }
 
-/// The tables of a decision, as maps.
-pub(crate) struct Maps;
+/// The tables of a decision, as maps: those that a type of program may use.
+pub(crate) struct Maps {
+    pub(crate) targets: &'static DevMap<ENTRIES>,
+}
 
 impl Tables for Maps {
     #[inline(always)]
@@ -69,6 +80,6 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn interface(&self, slot: u32) -> Option<u32> {
-        TARGETS.get_ifindex(slot)
+        self.targets.get_ifindex(slot)
     }
 }

@@ -10,7 +10,7 @@ use veth_common::{Decision, EthernetHeader, Frame, RedirectMode, decide};
 
 use crate::{
     count::{self, Weight},
-    maps::{self, Maps, SET_PACKET_HOST},
+    maps::{self, Maps, SET_PACKET_HOST, TARGETS},
 };
 
 /// `PACKET_HOST` of `linux/if_packet.h`: for this stack.
@@ -28,7 +28,7 @@ pub(crate) fn ingress(ctx: &TcContext) -> i32 {
         return TCX_NEXT;
     };
     let frame = Frame { header: header(ctx), length: skb.len, gso: skb.gso_size > 0 };
-    let decision = decide(port, &frame, &Maps);
+    let decision = decide(port, &frame, &Maps { targets: &TARGETS });
     count::decision(port.slot, decision, weight);
 
     match decision {
@@ -67,7 +67,7 @@ pub(crate) fn ingress(ctx: &TcContext) -> i32 {
 /// What a redirect helper returns is an action.
 #[expect(clippy::cast_possible_truncation, reason = "actions are small numbers")]
 #[inline(always)]
-const fn action(returned: i64) -> i32 {
+pub(crate) const fn action(returned: i64) -> i32 {
     returned as i32
 }
 

@@ -6,7 +6,7 @@ use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{
         InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags,
-        LinkInfo, LinkMessage, State,
+        LinkInfo, LinkMessage, LinkXdp, State, XdpAttached,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -59,6 +59,12 @@ pub struct Link {
     pub kind: Option<String>,
     /// The bridge that it is a port of.
     pub controller: Option<u32>,
+    /// The link that this one hangs on: the other end of a veth pair, the link below a macvlan.
+    pub lower: Option<u32>,
+    /// The number that this namespace knows the other link's namespace by; nothing if it is this one.
+    pub lower_namespace: Option<i32>,
+    /// The XDP program on it.
+    pub xdp: Option<XdpProgram>,
     /// Whether it is administratively up.
     pub up: bool,
     /// Whether it can send and receive. After it was set up, the kernel takes a moment to start its queue, and
@@ -70,6 +76,15 @@ pub struct Link {
     pub mac: Option<Mac>,
     /// Its counters.
     pub stats: LinkStats,
+}
+
+/// An XDP program on a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct XdpProgram {
+    /// Its number.
+    pub id: u32,
+    /// Whether the driver runs it. Otherwise the network stack does, for every driver (generic XDP).
+    pub native: bool,
 }
 
 /// The kernel's 64-bit counters of a link.
@@ -122,13 +137,45 @@ impl Netlink {
         self.create(&format!("make the veth pair {}", host.name), RouteNetlinkMessage::NewLink(message)).await
     }
 
+    /// Makes a link of some kind, with nothing but its name.
+    ///
+    /// # Errors
+    ///
+    /// `EOPNOTSUPP` when the kernel has no such kind.
+    pub async fn add_kind(&self, name: &str, kind: &str) -> Result<()> {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![
+            LinkAttribute::IfName(name.to_owned()),
+            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Other(kind.to_owned()))]),
+        ];
+        self.create(&format!("make the {kind} link {name}"), RouteNetlinkMessage::NewLink(message)).await
+    }
+
     /// Every link of the namespace.
     ///
     /// # Errors
     ///
     /// When the kernel does not answer.
     pub async fn links(&self) -> Result<Vec<Link>> {
-        let rows = self.dump("list links", RouteNetlinkMessage::GetLink(LinkMessage::default())).await?;
+        self.list("list links", LinkMessage::default()).await
+    }
+
+    /// Every link of another namespace, by the number that this one knows it by ([`Link::lower_namespace`]). Needs
+    /// no look-up of a name and no change of namespace.
+    ///
+    /// Minimum kernel version: 4.20 (`IFLA_TARGET_NETNSID` in dumps).
+    ///
+    /// # Errors
+    ///
+    /// When there is no such namespace any more, or it may not be looked into.
+    pub async fn links_in(&self, namespace: i32) -> Result<Vec<Link>> {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![LinkAttribute::IfNetnsId(namespace)];
+        self.list(&format!("list the links of namespace {namespace}"), message).await
+    }
+
+    async fn list(&self, action: &str, message: LinkMessage) -> Result<Vec<Link>> {
+        let rows = self.dump(action, RouteNetlinkMessage::GetLink(message)).await?;
         Ok(rows
             .into_iter()
             .filter_map(|row| match row {
@@ -245,6 +292,9 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
                 LinkAttribute::Group(group) => link.group = group,
                 LinkAttribute::Controller(index) => link.controller = Some(index),
+                LinkAttribute::Link(index) => link.lower = Some(index),
+                LinkAttribute::LinkNetNsId(namespace) => link.lower_namespace = Some(namespace),
+                LinkAttribute::Xdp(attributes) => link.xdp = xdp_program(&attributes),
                 LinkAttribute::OperState(state) => link.operational = state == State::Up,
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok().map(Mac::new),
@@ -269,4 +319,17 @@ impl From<LinkMessage> for Link {
         }
         link
     }
+}
+
+fn xdp_program(attributes: &[LinkXdp]) -> Option<XdpProgram> {
+    let mut native = true;
+    let mut id = None;
+    for attribute in attributes {
+        match attribute {
+            LinkXdp::Attached(attached) => native = *attached != XdpAttached::SocketBuffer,
+            LinkXdp::ProgId(number) => id = Some(*number),
+            _ => {}
+        }
+    }
+    id.map(|id| XdpProgram { id, native })
 }

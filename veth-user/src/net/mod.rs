@@ -1,13 +1,15 @@
-//! The operating system's edge: namespaces, links, addresses, bridges, sysctls. Knows nothing of
+//! The operating system's edge: namespaces, links, addresses, bridges, filters, sysctls. Knows nothing of
 //! topologies or programs. Every change goes through netlink, mounts or `/proc/sys`, never through `ip`.
 
 pub mod address;
 pub mod bridge;
+pub mod ethtool;
 pub mod link;
 pub mod netlink;
 pub mod netns;
 pub mod rcu;
 pub mod sysctl;
+pub mod tc;
 
 use std::io;
 

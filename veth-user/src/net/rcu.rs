@@ -14,6 +14,12 @@ pub fn is_normal() -> bool {
     fs::read_to_string(PATH).is_ok_and(|value| value.trim() == "0")
 }
 
+/// Whether we may hurry them. Looks only.
+#[must_use]
+pub fn is_writable() -> bool {
+    fs::OpenOptions::new().write(true).open(PATH).is_ok()
+}
+
 /// Hurries them, or stops hurrying them. Not being allowed to is no error: things take longer.
 pub fn expedite(on: bool) {
     let result: io::Result<()> = fs::write(PATH, if on { "1" } else { "0" });

@@ -7,6 +7,7 @@ pub mod cli;
 pub mod datapath;
 pub mod hooks;
 pub mod net;
+pub mod probe;
 pub mod state;
 pub mod stats;
 pub mod text;

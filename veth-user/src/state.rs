@@ -14,9 +14,12 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use veth_common::LAYOUT_VERSION;
 
-use crate::topology::{
-    Topology,
-    model::{Invalid, hash},
+use crate::{
+    probe::Selection,
+    topology::{
+        Topology,
+        model::{Invalid, hash},
+    },
 };
 
 /// Where state is kept unless `--state-dir` says otherwise.
@@ -96,6 +99,15 @@ pub struct Record {
     pub created: u64,
     /// How far it has come.
     pub phase: Phase,
+    /// Which hook and redirect were picked, and why.
+    pub selection: Selection,
+    /// Host links on which somebody else had a clsact qdisc before us.
+    #[serde(default)]
+    pub shared_qdiscs: Vec<String>,
+    /// Features of links that were changed for XDP, as `POD/PORT FEATURE on|off`. The links are ours and go with
+    /// the topology, so nothing has to be changed back.
+    #[serde(default)]
+    pub changed_features: Vec<String>,
     /// What was declared.
     pub topology: Topology,
 }
@@ -106,7 +118,7 @@ impl Record {
     /// # Errors
     ///
     /// When `/proc` does not say which boot this is.
-    pub fn new(topology: Topology, host_netns: u64) -> Result<Self, Error> {
+    pub fn new(topology: Topology, host_netns: u64, selection: Selection) -> Result<Self, Error> {
         let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         Ok(Self {
             layout_version: LAYOUT_VERSION,
@@ -115,6 +127,9 @@ impl Record {
             host_netns,
             created,
             phase: Phase::Changing,
+            selection,
+            shared_qdiscs: Vec::new(),
+            changed_features: Vec::new(),
             topology,
         })
     }
@@ -361,6 +376,12 @@ fn remove_if_there(path: &Path) -> Result<(), Error> {
 mod tests {
     use super::*;
 
+    fn selection() -> Selection {
+        use crate::datapath::{Hook, Redirect};
+        let (hook, redirect) = (Hook::Tcx, Redirect::Peer);
+        Selection { hook, bridge_hook: hook, redirect, why: String::new() }
+    }
+
     fn roots() -> (tempfile::TempDir, Roots) {
         let folder = tempfile::tempdir().unwrap();
         let roots = Roots { state: folder.path().join("state"), pins: folder.path().join("pins") };
@@ -372,7 +393,7 @@ mod tests {
         let (_folder, roots) = roots();
         assert!(roots.names().unwrap().is_empty());
         let lock = roots.try_lock("wire").unwrap().unwrap();
-        let record = Record::new(Topology::wire("wire", 1_500).unwrap(), 7).unwrap();
+        let record = Record::new(Topology::wire("wire", 1_500).unwrap(), 7, selection()).unwrap();
         roots.save(&record).unwrap();
         assert_eq!(roots.names().unwrap(), ["wire"]);
         let loaded = roots.load("wire").unwrap().unwrap();
@@ -415,7 +436,7 @@ mod tests {
         fs::write(roots.record_path("wire"), "{").unwrap();
         let error = roots.load("wire").unwrap_err().to_string();
         assert!(error.contains("wire.json") && error.contains("veth down --all"), "{error}");
-        let record = Record::new(Topology::wire("wire", 1_500).unwrap(), 7).unwrap();
+        let record = Record::new(Topology::wire("wire", 1_500).unwrap(), 7, selection()).unwrap();
         let text = serde_json::to_string(&record).unwrap().replace("\"path\":0", "\"path\":9");
         fs::write(roots.record_path("wire"), text).unwrap();
         assert!(matches!(roots.load("wire"), Err(Error::Damaged { .. })));

@@ -21,7 +21,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   veth ls
-  veth ls switch            its pods and ports
+  veth ls switch            its pods and ports, and why this hook and redirect
   veth ls --json")]
 pub(super) struct Args {
     /// Show the pods and ports of this topology
@@ -39,7 +39,6 @@ struct Row {
     record: Record,
     #[serde(flatten)]
     status: Status,
-    hook: &'static str,
 }
 
 pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
@@ -49,10 +48,11 @@ pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
     };
     let mut rows = Vec::new();
     if !records.is_empty() {
-        let links = Netlink::open()?.links().await?;
+        let netlink = Netlink::open()?;
+        let links = netlink.links().await?;
         for record in records {
-            let status = topology::observe(roots, &record, &links)?;
-            rows.push(Row { record, status, hook: "tcx" });
+            let status = topology::observe(roots, &record, &netlink, &links).await?;
+            rows.push(Row { record, status });
         }
     }
     if args.json {
@@ -69,15 +69,15 @@ pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
 
 fn topologies(rows: &[Row]) -> String {
     let mut table = plain_table(&["TOPOLOGY", "PATH", "PODS", "HOOK", "REDIRECT", "MTU", "STATUS"]);
-    for Row { record, status, hook } in rows {
+    for Row { record, status } in rows {
         let topology = &record.topology;
         for path in &topology.paths {
             table.add_row([
                 topology.name.clone(),
                 path.name().to_owned(),
                 topology.pods.len().to_string(),
-                (*hook).to_owned(),
-                format!("{:?}", topology.redirect).to_lowercase(),
+                record.selection.hook.to_string(),
+                record.selection.redirect.to_string(),
                 path.mtu().to_string(),
                 status.name().to_owned(),
             ]);
@@ -100,15 +100,16 @@ fn ports(row: &Row) -> String {
             addresses.join(" "),
         ]);
     }
-    let name = &row.record.topology.name;
-    format!("{name}: {}\n{}\n{}", row.status.name(), table.trim_fmt(), drift(row))
+    let Record { topology, selection, .. } = &row.record;
+    let (name, status, why) = (&topology.name, row.status.name(), &selection.why);
+    format!("{name}: {status}\n{why}\n{}\n{}", table.trim_fmt(), drift(row))
 }
 
 fn drift(row: &Row) -> String {
     let name = &row.record.topology.name;
     match &row.status {
         Status::Drifted(drift) => {
-            let lines: Vec<String> = drift.iter().map(|what| format!("{name}: {what}\n")).collect();
+            let lines: Vec<String> = drift.iter().map(|drift| format!("{name}: {}\n", drift.what)).collect();
             lines.concat()
         }
         Status::Incomplete => {

@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::topology::{
-    Topology,
-    model::{DEFAULT_MTU, LogLevel, Redirect, SWITCH, TUTORIAL},
+use crate::{
+    datapath::Place,
+    topology::{
+        Topology,
+        model::{DEFAULT_MTU, HookWish, LogLevel, RedirectWish, SWITCH, TUTORIAL},
+    },
 };
 
 /// What to make: a wire between two pods, or a switch with many.
@@ -24,9 +27,17 @@ pub(super) struct TopologyArgs {
     #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_MTU)]
     mtu: u32,
 
+    /// Where the programs are attached
+    #[arg(long, value_enum, default_value_t)]
+    hook: HookWish,
+
     /// How frames are handed over
     #[arg(long, value_enum, default_value_t)]
-    redirect: Redirect,
+    redirect: RedirectWish,
+
+    /// Where our program stands among those of others on a link. XDP takes only one program
+    #[arg(long, value_enum, default_value_t)]
+    place: Place,
 
     /// What the programs log; shown by `run` and `stats --watch`. What is off costs nothing
     #[arg(long, value_enum, default_value_t)]
@@ -36,12 +47,14 @@ pub(super) struct TopologyArgs {
 impl TopologyArgs {
     /// The topology that the arguments declare.
     pub(super) fn topology(&self) -> Result<Topology> {
-        let Self { name, pods, mtu, redirect, ebpf_log } = self;
+        let Self { name, pods, mtu, hook, redirect, place, ebpf_log } = self;
         let mut topology = match pods {
             None => Topology::wire(name.as_deref().unwrap_or(TUTORIAL), *mtu)?,
             Some(pods) => Topology::switch(name.as_deref().unwrap_or(SWITCH), *pods, *mtu)?,
         };
+        topology.hook = *hook;
         topology.redirect = *redirect;
+        topology.place = *place;
         topology.ebpf_log = *ebpf_log;
         Ok(topology)
     }

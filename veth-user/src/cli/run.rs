@@ -71,9 +71,10 @@ pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
     let Args { topology, duration, json } = args;
     let topology = topology.topology()?;
     super::require_root("run")?;
+    let netlink = Netlink::open()?;
     if let Some(record) = roots.load(&topology.name)?
         && let Status::Up | Status::Drifted(_) | Status::Elsewhere =
-            topology::observe(roots, &record, &Netlink::open()?.links().await?)?
+            topology::observe(roots, &record, &netlink, &netlink.links().await?).await?
     {
         let name = topology.name;
         bail!(
@@ -119,7 +120,7 @@ async fn body(
     begun: &Cell<bool>,
     passed: &Cell<bool>,
 ) -> Result<()> {
-    if bring_up(roots, topology, begun).await? == Outcome::AlreadyUp {
+    if bring_up(roots, topology, begun).await? != Outcome::Made {
         bail!("{} was brought up by somebody else meanwhile", topology.name);
     }
     let report = {

@@ -16,12 +16,13 @@ use crate::{
 /// Without arguments: the pods ns1 (172.16.0.1/24) and ns2 (172.16.0.2/24), each on a veth pair of its own whose
 /// host ends are cross-connected by eBPF. With --pods: a switch. Programs, maps and attachments are pinned, so
 /// that they go on without any process. A second `up` changes nothing; what a killed command left is repaired;
-/// what fails is rolled back. Minimum kernel version: 6.6.
+/// what fails is rolled back. Minimum kernel version: 5.10.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   sudo veth up
   sudo veth up --pods 16
-  sudo veth up --name jumbo --mtu 9000 --redirect host")]
+  sudo veth up --name jumbo --mtu 9000 --redirect host
+  sudo veth up --name fast --hook xdp")]
 pub(super) struct Args {
     #[command(flatten)]
     topology: TopologyArgs,
@@ -36,6 +37,7 @@ pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
             let pods = topology.pods.len();
             match result? {
                 Outcome::Made => print(&format!("{} is up: {pods} pods\n", topology.name))?,
+                Outcome::Repaired => print(&format!("{} is whole again: {pods} pods\n", topology.name))?,
                 Outcome::AlreadyUp => print(&format!("{} is up already: {pods} pods\n", topology.name))?,
             }
             Ok(ExitCode::SUCCESS)

@@ -1,34 +1,236 @@
-//! Attaching: one function a hook.
+//! Attaching: one function a hook. Each replaces an attachment of ours that is there already, in place, and refuses
+//! to become a second one.
+
+use std::os::fd::AsFd as _;
 
 use aya::programs::{
-    LinkOrder, TcAttachType,
-    links::FdLink,
+    LinkOrder, ProgramInfo, SchedClassifier, TcAttachType, XdpMode,
+    links::{FdLink, PinnedLink},
     tc::{SchedClassifierLink, TcAttachOptions},
+    xdp::XdpLink,
 };
 
-use super::{Datapath, Error, link_error, pin_error};
+use super::{
+    Datapath, Error, Hook, Place, link_error,
+    load::{INGRESS, XDP},
+    pin_error,
+};
+use crate::net::{
+    Netlink,
+    link::Link,
+    tc::{Direction, Filter, Position},
+};
+
+/// Our filters' number, "veth" in ASCII: no other tool's by accident.
+const HANDLE: u32 = u32::from_be_bytes(*b"veth");
+
+/// The priority of our filters. The kernel gives 49,152 and less to those who do not care, and people write small
+/// numbers, so the last place is behind all of them.
+const fn priority(place: Place) -> u16 {
+    match place {
+        Place::First => 1,
+        Place::Last => 0xfffe,
+    }
+}
+
+/// A program on a link's ingress, whoever attached it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attached {
+    /// Where.
+    pub hook: Hook,
+    /// The program's number, where it is one: filters of other kinds have none.
+    pub program: Option<u32>,
+    /// Its name, or the kind of the filter.
+    pub name: String,
+    /// Its place among filters.
+    pub position: Option<Position>,
+}
+
+/// What an attachment hangs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attachment {
+    /// On something that we made for it.
+    Own,
+    /// On a qdisc that was there before.
+    SharedQdisc,
+}
+
+impl Attached {
+    /// Whether it carries the name of one of our programs.
+    #[must_use]
+    pub fn is_named_ours(&self) -> bool {
+        [INGRESS, XDP].contains(&self.name.as_str())
+    }
+}
+
+/// What is attached to a link's ingress, in the order it runs: XDP, then TCX, then filters. The link is one of the
+/// calling thread's namespace.
+///
+/// # Errors
+///
+/// When the kernel does not answer.
+pub async fn attached(netlink: &Netlink, link: &Link) -> Result<Vec<Attached>, Error> {
+    let mut all = Vec::new();
+    if let Some(xdp) = link.xdp {
+        let name = name_of(xdp.id);
+        let hook = if xdp.native { Hook::Xdp } else { Hook::XdpGeneric };
+        all.push(Attached { hook, program: Some(xdp.id), name, position: None });
+    }
+    all.extend(tcx_chain(&link.name, TcAttachType::Ingress));
+    all.extend(netlink.filters(link.index, Direction::Ingress).await?.into_iter().map(from_filter));
+    Ok(all)
+}
+
+/// What is attached to a link's egress. `bpf_redirect_peer` goes past all of it.
+///
+/// # Errors
+///
+/// When the kernel does not answer.
+pub async fn attached_to_egress(netlink: &Netlink, link: &Link) -> Result<Vec<Attached>, Error> {
+    let mut all = tcx_chain(&link.name, TcAttachType::Egress);
+    all.extend(netlink.filters(link.index, Direction::Egress).await?.into_iter().map(from_filter));
+    Ok(all)
+}
+
+fn from_filter(filter: Filter) -> Attached {
+    let Filter { kind, position, program, name } = filter;
+    Attached { hook: Hook::Clsact, program, name: name.unwrap_or(kind), position: Some(position) }
+}
+
+/// The TCX programs of a link; none on kernels without TCX.
+fn tcx_chain(link: &str, direction: TcAttachType) -> Vec<Attached> {
+    let chain = SchedClassifier::query_tcx(link, direction).map(|(_, chain)| chain).unwrap_or_default();
+    let entry = |program: ProgramInfo| Attached {
+        hook: Hook::Tcx,
+        program: Some(program.id()),
+        name: program.name_as_str().unwrap_or_default().to_owned(),
+        position: None,
+    };
+    chain.into_iter().map(entry).collect()
+}
+
+/// A loaded program's name.
+fn name_of(program: u32) -> String {
+    let info = aya::programs::loaded_programs().flatten().find(|info| info.id() == program);
+    info.and_then(|info| info.name_as_str().map(str::to_owned)).unwrap_or_default()
+}
 
 impl Datapath {
-    /// Attaches the TC program to a link's ingress by TCX, behind everything that is there, and pins the
-    /// link, so that it stays when we end. The link is looked up in the calling thread's namespace.
-    ///
-    /// Minimum kernel version: 6.6.
+    /// Attaches to a link's ingress, so that it stays when we end: TCX and XDP attachments are pinned, filters stay
+    /// as long as their link. The link is one of the calling thread's namespace.
     ///
     /// # Errors
     ///
-    /// When the link is gone or the kernel refuses.
-    pub fn attach(&mut self, link: &str) -> Result<(), Error> {
-        let action = format!("attach tcx ingress to {link}");
-        let program = self.program()?;
-        let id = program
-            .attach_with_options(link, TcAttachType::Ingress, TcAttachOptions::TcxOrder(LinkOrder::last()))
-            .map_err(|source| Error::program(action.clone(), super::load::INGRESS, source))?;
-        let attached: SchedClassifierLink = program
-            .take_link(id)
-            .map_err(|source| Error::program(action.clone(), super::load::INGRESS, source))?;
+    /// When the link is gone, the kernel refuses, or a program of ours is there that belongs to somebody else.
+    pub async fn attach(
+        &mut self,
+        netlink: &Netlink,
+        hook: Hook,
+        place: Place,
+        link: &Link,
+    ) -> Result<Attachment, Error> {
+        let there = attached(netlink, link).await?;
+        let program = self.program_id(hook)?;
+        let replaceable = |attached: &&Attached| {
+            attached.hook == hook
+                && (attached.program == Some(program)
+                    || attached.position.is_some_and(|position| position == self::position(place))
+                    || self.pins.link(&link.name).exists())
+        };
+        let second = |attached: &&Attached| attached.is_named_ours() && !replaceable(attached);
+        if let Some(Attached { hook, program, .. }) = there.iter().find(second) {
+            let (link, hook, program) = (link.name.clone(), *hook, program.unwrap_or_default());
+            return Err(Error::AttachedTwice { link, hook, program });
+        }
+        let taken = |attached: &&Attached| attached.hook.is_xdp() && !attached.is_named_ours();
+        if hook.is_xdp()
+            && let Some(Attached { name, .. }) = there.iter().find(taken)
+        {
+            return Err(Error::XdpTaken { link: link.name.clone(), program: name.clone() });
+        }
+        match hook {
+            Hook::Tcx => self.attach_tcx(place, link)?,
+            Hook::Clsact => return self.attach_clsact(netlink, place, link).await,
+            Hook::Xdp => self.attach_xdp(XdpMode::Driver, link)?,
+            Hook::XdpGeneric => self.attach_xdp(XdpMode::Skb, link)?,
+        }
+        Ok(Attachment::Own)
+    }
+
+    /// TCX. Minimum kernel version: 6.6.
+    fn attach_tcx(&mut self, place: Place, link: &Link) -> Result<(), Error> {
+        let action = format!("attach tcx ingress to {}", link.name);
+        let failed = |source| Error::program(action.clone(), INGRESS, source);
+        let path = self.pins.link(&link.name);
+        let program = self.classifier();
+        if path.exists() {
+            let pinned = PinnedLink::from_pin(&path).map_err(|source| link_error(action.clone(), source))?;
+            let pinned = SchedClassifierLink::try_from(FdLink::from(pinned))
+                .map_err(|source| link_error(action.clone(), source))?;
+            return program.attach_to_link(pinned).map(drop).map_err(failed);
+        }
+        let order = match place {
+            Place::Last => LinkOrder::last(),
+            Place::First => LinkOrder::first(),
+        };
+        let options = TcAttachOptions::TcxOrder(order);
+        let id = program.attach_with_options(&link.name, TcAttachType::Ingress, options).map_err(failed)?;
+        let attached = program.take_link(id).map_err(failed)?;
         let attached = FdLink::try_from(attached).map_err(|source| link_error(action, source))?;
-        let path = self.pins.link(link);
         // Dropping the returned handle keeps the pin.
         attached.pin(&path).map(drop).map_err(|source| pin_error("pin the link", path, source))
     }
+
+    /// A clsact filter at our own position, through netlink: aya's attachment would end with this process.
+    async fn attach_clsact(&mut self, netlink: &Netlink, place: Place, link: &Link) -> Result<Attachment, Error> {
+        let is_new = netlink.add_clsact(link.index).await?;
+        let program = self.classifier();
+        let failed = |source| Error::program(format!("attach clsact ingress to {}", link.name), INGRESS, source);
+        let fd = program.fd().map_err(failed)?;
+        netlink.put_filter(link.index, position(place), fd.as_fd(), INGRESS).await?;
+        Ok(if is_new { Attachment::Own } else { Attachment::SharedQdisc })
+    }
+
+    /// XDP. Minimum kernel version: 6.2, for redirects that neither crash nor corrupt on veth.
+    fn attach_xdp(&mut self, mode: XdpMode, link: &Link) -> Result<(), Error> {
+        let action = format!("attach xdp to {}", link.name);
+        let failed = |source| Error::program(action.clone(), XDP, source);
+        let path = self.pins.link(&link.name);
+        let program = self.xdp()?;
+        if path.exists() {
+            let pinned = PinnedLink::from_pin(&path).map_err(|source| link_error(action.clone(), source))?;
+            let pinned = XdpLink::try_from(FdLink::from(pinned))
+                .map_err(|source| link_error(action.clone(), source))?;
+            return program.attach_to_link(pinned).map(drop).map_err(failed);
+        }
+        let id = program.attach_to_if_index(link.index, mode).map_err(failed)?;
+        let attached = program.take_link(id).map_err(failed)?;
+        let attached = FdLink::try_from(attached).map_err(|source| link_error(action, source))?;
+        attached.pin(&path).map(drop).map_err(|source| pin_error("pin the link", path, source))
+    }
+}
+
+/// Takes our filter off a link that is not ours to delete, and the qdisc too if nobody else has anything on it.
+/// `qdisc_is_ours` says whether we made it. Succeeds if there is none.
+///
+/// # Errors
+///
+/// When the kernel refuses.
+pub async fn detach_clsact(netlink: &Netlink, link: &Link, qdisc_is_ours: bool) -> Result<(), Error> {
+    let mut left = netlink.filters(link.index, Direction::Egress).await?.len();
+    for filter in netlink.filters(link.index, Direction::Ingress).await? {
+        if filter.position.handle == HANDLE && filter.name.as_deref() == Some(INGRESS) {
+            netlink.delete_filter(link.index, filter.position).await?;
+        } else {
+            left += 1;
+        }
+    }
+    if left == 0 && qdisc_is_ours {
+        netlink.delete_clsact(link.index).await?;
+    }
+    Ok(())
+}
+
+const fn position(place: Place) -> Position {
+    Position { priority: priority(place), handle: HANDLE }
 }

@@ -3,19 +3,40 @@
 use aya::{
     Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
     maps::MapError,
-    programs::{ProgramError, SchedClassifier},
-    util::KernelVersion,
+    programs::{Program, ProgramFd, ProgramInfo, XdpMode},
 };
 use veth_common::DEFAULT_CAPACITY;
 
-use super::{Error, object, pins::Pins};
+use super::{Error, Hook, object, pins::Pins};
 use crate::{state::Roots, topology::model::LogLevel};
 
 /// The TC ingress program, as the object names it.
-pub(super) const INGRESS: &str = "veth_ingress";
+pub const INGRESS: &str = "veth_ingress";
+
+/// The XDP program.
+pub const XDP: &str = "veth_xdp";
+
+/// The TC program that only redirects.
+const NULL_REDIRECT: &str = "null_redirect";
+
+/// The programs that are loaded for a hook. Bridges have no XDP of their own, so XDP brings the TC program with it.
+#[must_use]
+pub const fn programs(hook: Hook) -> &'static [&'static str] {
+    if hook.is_xdp() { &[INGRESS, XDP] } else { &[INGRESS] }
+}
 
 /// Maps that are pinned. All grow with the topology.
-pub(super) const MAPS: [&str; 5] = ["PORTS", "PORTS_OVERFLOW", "FDB", "TARGETS", "COUNTERS"];
+pub(super) const MAPS: [&str; 6] =
+    ["PORTS", "PORTS_OVERFLOW", "FDB", TARGETS, XDP_TARGETS, "COUNTERS"];
+
+/// Host ends by slot, for TC programs and for XDP: the kernel does not let both use one.
+const TARGETS: &str = "TARGETS";
+const XDP_TARGETS: &str = "XDP_TARGETS";
+
+/// The map of host ends that a hook's program looks at.
+pub(super) const fn targets(hook: Hook) -> &'static str {
+    if hook.is_xdp() { XDP_TARGETS } else { TARGETS }
+}
 
 /// What is decided when the programs are loaded, so that the verifier removes what is not wanted.
 #[derive(Clone, Copy, Debug)]
@@ -24,71 +45,131 @@ pub struct LoadOptions {
     pub slots: u32,
     /// How much the programs log.
     pub log: LogLevel,
+    /// Where they will be attached.
+    pub hook: Hook,
+    /// Whether the TC program must set the packet type, because `bpf_redirect_peer` leaves it as it is.
+    pub set_packet_host: bool,
 }
 
-/// Loaded programs and maps of one topology. They outlive this value: it only holds handles.
-#[derive(Debug)]
-pub struct Datapath {
-    pub(super) ebpf: Ebpf,
-    pub(super) pins: Pins,
-    pub(super) capacity: u32,
-}
-
-impl Datapath {
-    /// Loads the embedded object, with new maps, and pins programs and maps.
-    ///
-    /// # Errors
-    ///
-    /// When there is no object, or the kernel refuses it.
-    pub fn load(roots: &Roots, topology: &str, options: &LoadOptions) -> Result<Self, Error> {
-        object::check()?;
-        raise_memlock();
-        let capacity = options.slots.next_power_of_two().max(DEFAULT_CAPACITY);
-        let mask = capacity - 1;
-        let set_packet_host = u32::from(!redirect_peer_scrubs(KernelVersion::current().ok()));
-        let log_level = log_level(options.log);
-        let verifier_log = if log::log_enabled!(log::Level::Debug) {
-            VerifierLogLevel::DEBUG | VerifierLogLevel::STATS
-        } else {
-            VerifierLogLevel::STATS
+/// Loads the embedded object, with new maps, and pins programs and maps. They outlive this process.
+///
+/// # Errors
+///
+/// When there is no object, or the kernel refuses it.
+pub fn load(roots: &Roots, topology: &str, options: &LoadOptions) -> Result<(), Error> {
+    let capacity = options.slots.next_power_of_two().max(DEFAULT_CAPACITY);
+    let mask = capacity - 1;
+    let set_packet_host = u32::from(options.set_packet_host);
+    let log_level = log_level(options.log);
+    let mut loader = loader()?;
+    loader
+        .override_global("PORTS_MASK", &mask, true)
+        .override_global("SET_PACKET_HOST", &set_packet_host, true)
+        .override_global(aya_log::LEVEL, &log_level, true);
+    for map in MAPS {
+        loader.map_max_entries(map, capacity);
+    }
+    let mut ebpf = load_object(&mut loader)?;
+    let pins = Pins::create(roots, topology)?;
+    for &name in programs(options.hook) {
+        let path = pins.program(name);
+        load_program(&mut ebpf, name)?;
+        let pinned = match ebpf.program_mut(name) {
+            Some(program) => program.pin(&path),
+            None => continue,
         };
-        let mut loader = EbpfLoader::new();
-        loader
-            .verifier_log_level(verifier_log)
-            .override_global("PORTS_MASK", &mask, true)
-            .override_global("SET_PACKET_HOST", &set_packet_host, true)
-            .override_global(aya_log::LEVEL, &log_level, true);
-        for map in MAPS {
-            loader.map_max_entries(map, capacity);
-        }
-        let ebpf = loader.load(object::OBJECT).map_err(|source| match source {
-            EbpfError::MapError(MapError::CreateError { name, io_error }) => {
-                Error::kernel(format!("make the map {name}"), io_error)
-            }
-            source => Error::kernel("load the eBPF object", source),
-        })?;
-        let pins = Pins::create(roots, topology)?;
-        let mut datapath = Self { ebpf, pins, capacity };
-        let program = datapath.program()?;
-        program.load().map_err(|source| Error::program(format!("load {INGRESS}"), INGRESS, source))?;
-        let path = datapath.pins.program(INGRESS);
-        datapath.program()?.pin(&path).map_err(|source| super::pin_error("pin the program", path, source))?;
-        for name in MAPS {
-            let path = datapath.pins.map(name);
-            let map =
-                datapath.ebpf.map(name).ok_or_else(|| Error::BadObject(format!("it has no map {name}")))?;
-            map.pin(&path).map_err(|source| super::pin_error("pin the map", path, source))?;
-        }
-        Ok(datapath)
+        pinned.map_err(|source| super::pin_error("pin the program", path, source))?;
     }
+    for name in MAPS {
+        let path = pins.map(name);
+        let map = ebpf.map(name).ok_or_else(|| Error::BadObject(format!("it has no map {name}")))?;
+        map.pin(&path).map_err(|source| super::pin_error("pin the map", path, source))?;
+    }
+    Ok(())
+}
 
-    pub(super) fn program(&mut self) -> Result<&mut SchedClassifier, Error> {
-        self.ebpf
-            .program_mut(INGRESS)
-            .ok_or(())
-            .and_then(|program| program.try_into().map_err(|_: ProgramError| ()))
-            .map_err(|()| Error::BadObject(format!("it has no TC program {INGRESS}")))
-    }
+/// Loads one program of the object and returns what the kernel says of it.
+fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<ProgramInfo, Error> {
+    let info = match ebpf.program_mut(name) {
+        Some(Program::SchedClassifier(program)) => program.load().and_then(|()| program.info()),
+        Some(Program::Xdp(program)) => program.load().and_then(|()| program.info()),
+        _ => return Err(Error::BadObject(format!("it has no program {name}"))),
+    };
+    info.map_err(|source| Error::program(format!("load {name}"), name, source))
+}
+
+/// Loads `null_redirect`, which hands every frame to the peer of a link, whoever it is for.
+///
+/// # Errors
+///
+/// When there is no object, or the kernel refuses it.
+pub fn null_redirect(target: u32) -> Result<ProgramFd, Error> {
+    let mut ebpf = load_object(loader()?.override_global("NULL_TARGET", &target, true))?;
+    let info = load_program(&mut ebpf, NULL_REDIRECT)?;
+    info.fd().map_err(|source| Error::program(format!("load {NULL_REDIRECT}"), NULL_REDIRECT, source))
+}
+
+/// A program as the verifier saw it.
+#[derive(Clone, Debug)]
+pub struct Verified {
+    /// Its name.
+    pub name: &'static str,
+    /// How many instructions the verifier went through, where the kernel tells: 5.16 and newer.
+    pub instructions: Option<u32>,
+}
+
+/// Loads every program as it would be for a hook and lets go of it again.
+///
+/// # Errors
+///
+/// When there is no object, or the kernel refuses a program.
+pub fn verify(hook: Hook) -> Result<Vec<Verified>, Error> {
+    let mut ebpf = load_object(&mut loader()?)?;
+    programs(hook)
+        .iter()
+        .map(|&name| {
+            let instructions = load_program(&mut ebpf, name)?.verified_instruction_count();
+            Ok(Verified { name, instructions: instructions.filter(|count| *count > 0) })
+        })
+        .collect()
+}
+
+/// Loads a program, attaches it to a link of the calling thread's namespace, and lets go of it again.
+///
+/// # Errors
+///
+/// When the kernel refuses.
+pub fn verify_attach(hook: Hook, link: &str) -> Result<(), Error> {
+    let mut ebpf = load_object(&mut loader()?)?;
+    load_program(&mut ebpf, XDP)?;
+    let attached = match ebpf.program_mut(XDP) {
+        Some(Program::Xdp(program)) if hook == Hook::Xdp => program.attach(link, XdpMode::Driver),
+        Some(Program::Xdp(program)) => program.attach(link, XdpMode::Skb),
+        _ => return Err(Error::BadObject(format!("it has no program {XDP}"))),
+    };
+    attached.map(drop).map_err(|source| Error::program(format!("attach {hook} to a veth"), XDP, source))
+}
+
+/// A loader for the embedded object that is as talkative as the log level asks for.
+fn loader() -> Result<EbpfLoader<'static>, Error> {
+    object::check()?;
+    raise_memlock();
+    let mut loader = EbpfLoader::new();
+    loader.verifier_log_level(if log::log_enabled!(log::Level::Debug) {
+        VerifierLogLevel::DEBUG | VerifierLogLevel::STATS
+    } else {
+        VerifierLogLevel::STATS
+    });
+    Ok(loader)
+}
+
+fn load_object(loader: &mut EbpfLoader<'_>) -> Result<Ebpf, Error> {
+    loader.load(object::OBJECT).map_err(|source| match source {
+        EbpfError::MapError(MapError::CreateError { name, io_error }) => {
+            Error::kernel(format!("make the map {name}"), io_error)
+        }
+        source => Error::kernel("load the eBPF object", source),
+    })
 }
 
 const fn log_level(level: LogLevel) -> u8 {
@@ -99,30 +180,11 @@ const fn log_level(level: LogLevel) -> u8 {
     }
 }
 
-/// Whether `bpf_redirect_peer` makes the far stack accept a frame by itself: kernel commit c43272299488
-/// (CVE-2025-37959). Stable branches have it too; there the extra call costs 7 ns and does no harm.
-fn redirect_peer_scrubs(kernel: Option<KernelVersion>) -> bool {
-    kernel.is_some_and(|kernel| kernel >= KernelVersion::new(6, 15, 0))
-}
-
 /// Kernels before 5.11 count maps against a limit. Where it may not be raised, it is not needed either, or
 /// making a map says so.
 fn raise_memlock() {
     use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
     if let Err(errno) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
         log::debug!("RLIMIT_MEMLOCK cannot be raised ({errno}); kernels from 5.11 on do not need it");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn old_kernels_get_the_packet_type_set() {
-        assert!(!redirect_peer_scrubs(None));
-        assert!(!redirect_peer_scrubs(Some(KernelVersion::new(6, 6, 0))));
-        assert!(redirect_peer_scrubs(Some(KernelVersion::new(6, 15, 0))));
-        assert!(redirect_peer_scrubs(Some(KernelVersion::new(6, 18, 44))));
     }
 }

@@ -5,12 +5,82 @@ use std::path::Path;
 use aya::{
     Pod,
     maps::{Array, DevMap, HashMap, Map, MapData, MapInfo, PerCpuArray},
+    programs::{SchedClassifier, Xdp},
 };
+use aya_obj::programs::XdpAttachType;
 use veth_common::{FdbKey, LAYOUT_VERSION, Port, PortCounters, Target};
 
-use super::{Datapath, Error, map_error, pins::Pins};
+use super::{
+    Error, Hook,
+    load::{INGRESS, XDP, programs, targets},
+    map_error,
+    pins::Pins,
+};
+
+/// The pinned programs and maps of one topology. They outlive this value: it only holds handles.
+pub struct Datapath {
+    pub(super) pins: Pins,
+    classifier: SchedClassifier,
+    xdp: Option<Xdp>,
+    ports: Array<MapData, Port>,
+    overflow: HashMap<MapData, u32, Port>,
+    targets: DevMap<MapData>,
+    fdb: HashMap<MapData, FdbKey, Target>,
+}
 
 impl Datapath {
+    /// Opens what [`load`](super::load) has pinned.
+    ///
+    /// # Errors
+    ///
+    /// When it is not there, or of another layout.
+    pub fn open(pins: Pins, hook: Hook) -> Result<Self, Error> {
+        let program = |name: &'static str| {
+            let path = pins.program(name);
+            let failed = format!("open {}", path.display());
+            (path, move |source| Error::program(failed, name, source))
+        };
+        let (path, failed) = program(INGRESS);
+        let classifier = SchedClassifier::from_pin(path).map_err(failed)?;
+        let xdp = if programs(hook).contains(&XDP) {
+            let (path, failed) = program(XDP);
+            Some(Xdp::from_pin(path, XdpAttachType::Interface).map_err(failed)?)
+        } else {
+            None
+        };
+        let targets = MapData::from_pin(pins.map(targets(hook)))
+            .and_then(|data| DevMap::try_from(Map::DevMap(data)))
+            .map_err(|source| map_error(format!("open the map {}", targets(hook)), source))?;
+        Ok(Self {
+            ports: typed(Map::Array(open_pinned::<u32, Port>(&pins.map("PORTS"))?))?,
+            overflow: typed(Map::HashMap(open_pinned::<u32, Port>(&pins.map("PORTS_OVERFLOW"))?))?,
+            fdb: typed(Map::HashMap(open_pinned::<FdbKey, Target>(&pins.map("FDB"))?))?,
+            pins,
+            classifier,
+            xdp,
+            targets,
+        })
+    }
+
+    /// The TC program.
+    pub(super) const fn classifier(&mut self) -> &mut SchedClassifier {
+        &mut self.classifier
+    }
+
+    /// The XDP program.
+    pub(super) fn xdp(&mut self) -> Result<&mut Xdp, Error> {
+        self.xdp.as_mut().ok_or(Error::NotLoaded)
+    }
+
+    /// The number of the program for a hook.
+    pub(super) fn program_id(&self, hook: Hook) -> Result<u32, Error> {
+        let (name, info) = match &self.xdp {
+            Some(xdp) if hook.is_xdp() => (XDP, xdp.info()),
+            _ => (INGRESS, self.classifier.info()),
+        };
+        info.map(|info| info.id()).map_err(|source| Error::program(format!("identify {name}"), name, source))
+    }
+
     /// Tells the programs of a port. Its place is chosen by its interface index; where that is taken, it goes
     /// to the overflow.
     ///
@@ -18,15 +88,22 @@ impl Datapath {
     ///
     /// When the map is full.
     pub fn set_port(&mut self, port: &Port) -> Result<(), Error> {
-        let action = || format!("register interface {}", port.ifindex);
-        let place = port.ifindex & (self.capacity - 1);
-        let mut ports: Array<_, Port> = self.map("PORTS")?;
-        let there = ports.get(&place, 0).map_err(|source| map_error(action(), source))?;
+        let failed = |source| map_error(format!("register interface {}", port.ifindex), source);
+        let place = port.ifindex & (self.ports.len() - 1);
+        let there = self.ports.get(&place, 0).map_err(failed)?;
         if there.ifindex == 0 || there.ifindex == port.ifindex {
-            return ports.set(place, port, 0).map_err(|source| map_error(action(), source));
+            self.ports.set(place, port, 0).map_err(failed)
+        } else {
+            self.overflow.insert(port.ifindex, port, 0).map_err(failed)
         }
-        let mut overflow: HashMap<_, u32, Port> = self.map("PORTS_OVERFLOW")?;
-        overflow.insert(port.ifindex, port, 0).map_err(|source| map_error(action(), source))
+    }
+
+    /// What the programs know of an interface.
+    #[must_use]
+    pub fn port(&self, ifindex: u32) -> Option<Port> {
+        let place = ifindex & (self.ports.len() - 1);
+        let there = self.ports.get(&place, 0).ok().filter(|port| port.ifindex == ifindex);
+        there.or_else(|| self.overflow.get(&ifindex, 0).ok())
     }
 
     /// Tells the programs which interface a slot is. The kernel empties the entry when the interface goes.
@@ -35,10 +112,8 @@ impl Datapath {
     ///
     /// When there is no such interface in the calling thread's namespace.
     pub fn set_target(&mut self, slot: u32, ifindex: u32) -> Result<(), Error> {
-        let mut targets: DevMap<_> = self.map("TARGETS")?;
-        targets
-            .set(slot, ifindex, None, 0)
-            .map_err(|source| Error::kernel(format!("make interface {ifindex} a target"), source))
+        let failed = |source| Error::kernel(format!("make interface {ifindex} a target"), source);
+        self.targets.set(slot, ifindex, None, 0).map_err(failed)
     }
 
     /// Tells the programs who owns an address.
@@ -47,17 +122,18 @@ impl Datapath {
     ///
     /// When the map is full.
     pub fn set_fdb(&mut self, key: FdbKey, target: &Target) -> Result<(), Error> {
-        let mut fdb: HashMap<_, FdbKey, Target> = self.map("FDB")?;
-        fdb.insert(key, target, 0).map_err(|source| map_error(format!("learn {}", key.mac), source))
+        self.fdb.insert(key, target, 0).map_err(|source| map_error(format!("learn {}", key.mac), source))
     }
 
-    fn map<'a, T: TryFrom<&'a mut Map, Error = aya::maps::MapError>>(
-        &'a mut self,
-        name: &str,
-    ) -> Result<T, Error> {
-        let map = self.ebpf.map_mut(name).ok_or_else(|| Error::BadObject(format!("it has no map {name}")))?;
-        T::try_from(map).map_err(|source| map_error(format!("use the map {name}"), source))
+    /// Who the programs think owns an address.
+    #[must_use]
+    pub fn fdb(&self, key: FdbKey) -> Option<Target> {
+        self.fdb.get(&key, 0).ok()
     }
+}
+
+fn typed<T: TryFrom<Map, Error = aya::maps::MapError>>(map: Map) -> Result<T, Error> {
+    T::try_from(map).map_err(|source| map_error("use a pinned map", source))
 }
 
 /// The counters of a running topology.

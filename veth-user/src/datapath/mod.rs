@@ -1,13 +1,13 @@
 //! The eBPF edge: the object, loading it, its maps, attaching it, and the pins that keep it all alive
 //! without us. Knows nothing of topologies.
 
-mod attach;
+pub mod attach;
+mod hook;
 mod load;
 pub mod log;
 mod maps;
 pub mod object;
 pub mod pins;
-pub mod probe;
 
 use std::{io, path::PathBuf};
 
@@ -17,8 +17,9 @@ use aya::{
     programs::{ProgramError, links::LinkError},
 };
 
-pub use load::{Datapath, LoadOptions};
-pub use maps::Counters;
+pub use hook::{Hook, Place, Redirect};
+pub use load::{INGRESS, LoadOptions, XDP, load, null_redirect, programs, verify, verify_attach};
+pub use maps::{Counters, Datapath};
 
 /// Why programs or maps could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +78,33 @@ pub enum Error {
         /// Why not, and what to do.
         why: String,
     },
+    /// A program of ours is attached that this topology did not attach.
+    #[error(
+        "{link} already carries a veth program by {hook} (program {program}) that belongs to another topology or \
+         another --pin-dir; a second one would count and redirect every frame twice. Take the other down first"
+    )]
+    AttachedTwice {
+        /// The link.
+        link: String,
+        /// Where the other is attached.
+        hook: Hook,
+        /// The other's number.
+        program: u32,
+    },
+    /// A link takes one XDP program, and somebody else's is there.
+    #[error(
+        "{link} already carries the XDP program {program} of somebody else, and a link takes only one; remove it \
+         (`ip link set dev {link} xdp off`), or use --hook tcx or clsact, which run beside it"
+    )]
+    XdpTaken {
+        /// The link.
+        link: String,
+        /// The other program.
+        program: String,
+    },
+    /// From the operating system's edge.
+    #[error(transparent)]
+    Net(#[from] crate::net::Error),
     /// Something is used before it was loaded: a mistake in this program.
     #[error("the eBPF programs are not loaded yet")]
     NotLoaded,

@@ -14,8 +14,8 @@ use nix::{
 use veth_common::LAYOUT_VERSION;
 
 use super::{
-    Error,
-    load::{INGRESS, MAPS},
+    Error, Hook,
+    load::{MAPS, programs},
 };
 use crate::state::{DEFAULT_PIN_DIR, Roots};
 
@@ -68,18 +68,18 @@ impl Pins {
         self.folder.join(format!("link_{link}"))
     }
 
-    /// Which pins of a topology with these host links are missing. Nothing is known of a folder that may not be
-    /// read.
+    /// Which pins of maps and programs are missing, where these programs are attached.
     #[must_use]
-    pub fn missing(&self, links: impl Iterator<Item = impl AsRef<str>>) -> Vec<PathBuf> {
-        if fs::read_dir(&self.folder).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
-            return Vec::new();
-        }
-        let mut expected: Vec<PathBuf> = MAPS.iter().map(|name| self.map(name)).collect();
-        expected.push(self.program(INGRESS));
-        expected.extend(links.map(|link| self.link(link.as_ref())));
-        expected.retain(|path| !path.exists());
-        expected
+    pub fn missing(&self, hook: Hook) -> Vec<PathBuf> {
+        let maps = MAPS.iter().map(|name| self.map(name));
+        let programs = programs(hook).iter().map(|name| self.program(name));
+        maps.chain(programs).filter(|path| !path.exists()).collect()
+    }
+
+    /// Whether the pins may not be looked at, so that nothing is known of them.
+    #[must_use]
+    pub fn are_hidden(&self) -> bool {
+        fs::read_dir(&self.folder).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
     }
 }
 

@@ -7,21 +7,28 @@ use std::{
     time::{Duration, Instant},
 };
 
-use veth_common::{FdbKey, Port as PortEntry, PortKind, Target};
+use veth_common::{FdbKey, Port as PortEntry, PortKind, RedirectMode, Target};
 
 use super::{
-    Error, Path, Port, Status, Switch, Topology, check_layout, check_place, observe,
+    Error, Path, Pod, Port, Status, Switch, Topology, check_layout, check_place, observe,
     plan::{self, Step},
+    repair::repair,
     teardown::{collect, forget, hurry, lock, stop_hurrying, teardown},
+    xdp,
 };
 use crate::{
-    datapath::{self, Datapath, LoadOptions, pins},
+    datapath::{
+        self, Datapath, Hook, LoadOptions, Redirect,
+        attach::Attachment,
+        pins::{self, Pins},
+    },
     hooks,
     net::{
         self, Netlink, Netns,
         link::{End, Link, Pair},
         netns, sysctl,
     },
+    probe::{self, Abilities, Wish},
     state::{Phase, Record, Roots},
 };
 
@@ -48,6 +55,8 @@ const READY_POLL: Duration = Duration::from_millis(1);
 pub enum Outcome {
     /// Everything was there already; nothing was changed.
     AlreadyUp,
+    /// It was there but for some things that could be put right in place.
+    Repaired,
     /// It was made.
     Made,
 }
@@ -75,7 +84,7 @@ pub async fn up(
     if let Some(record) = roots.load(&topology.name)? {
         check_place(&record)?;
         check_layout(&record)?;
-        let status = observe(roots, &record, &netlink.links().await?)?;
+        let status = observe(roots, &record, &netlink, &netlink.links().await?).await?;
         match &status {
             Status::Up if record.topology != *topology => {
                 return Err(Error::OtherShape(record.topology.name));
@@ -83,11 +92,16 @@ pub async fn up(
             Status::Up => return Ok(Outcome::AlreadyUp),
             // `check_place` has refused it.
             Status::Elsewhere => {}
-            Status::Drifted(drift) => progress.note(&format_args!(
-                "{} was not whole ({}); making it again",
-                topology.name,
-                drift.join("; ")
-            )),
+            Status::Drifted(drift) => {
+                let words: Vec<&str> = drift.iter().map(|drift| drift.what.as_str()).collect();
+                let words = words.join("; ");
+                if record.topology == *topology && drift.iter().all(|drift| drift.repair.is_some()) {
+                    progress.note(&format_args!("{} had changed ({words}); putting it right", topology.name));
+                    repair(roots, &record, &netlink, drift).await?;
+                    return Ok(Outcome::Repaired);
+                }
+                progress.note(&format_args!("{} was not whole ({words}); making it again", topology.name));
+            }
             Status::Incomplete | Status::Gone => {
                 progress
                     .note(&format_args!("removing what an interrupted command left of {}", topology.name));
@@ -107,9 +121,13 @@ pub async fn up(
             return Err(error);
         }
     };
-    let steps = plan::build(topology);
+    let hook = record.selection.hook;
+    if hook.is_xdp() {
+        progress.note(&xdp::WARNING);
+    }
+    let steps = plan::build(topology, hook);
     progress.start(steps.len());
-    let made = make(roots, topology, &netlink, steps, progress).await;
+    let made = make(roots, &mut record, &netlink, steps, progress).await;
     progress.finish();
     let finished = match made {
         Ok(()) => {
@@ -134,7 +152,7 @@ pub async fn up(
 /// Does the steps, or says which one failed.
 async fn make(
     roots: &Roots,
-    topology: &Topology,
+    record: &mut Record,
     netlink: &Netlink,
     steps: Vec<Step>,
     progress: &dyn Progress,
@@ -143,14 +161,27 @@ async fn make(
         let what = what.to_owned();
         move |error| (what, error)
     };
+    let Record { topology, selection, .. } = &*record;
     hurry(roots, topology).map_err(failed("hurry grace periods"))?;
-    let mut worker = Worker { roots, topology, netlink, datapath: None, links: Vec::new() };
+    let mut worker = Worker {
+        roots,
+        topology,
+        record,
+        netlink,
+        datapath: None,
+        links: Vec::new(),
+        shared_qdiscs: Vec::new(),
+        changed_features: Vec::new(),
+    };
     for step in steps {
-        let description = step.describe(topology);
+        let description = step.describe(topology, selection.hook);
         progress.step(&description);
         worker.perform(step).await.map_err(failed(&description.to_string()))?;
         hooks::step();
     }
+    let Worker { shared_qdiscs, changed_features, .. } = worker;
+    record.shared_qdiscs = shared_qdiscs;
+    record.changed_features = changed_features;
     stop_hurrying(roots).map_err(failed("let grace periods take their time again"))
 }
 
@@ -162,8 +193,10 @@ async fn prepare(
     netlink: &Netlink,
     begun: &Cell<bool>,
 ) -> Result<Record, Error> {
-    datapath::probe::require()?;
     datapath::object::check()?;
+    let wish = Wish { hook: topology.hook.into(), redirect: topology.redirect.into() };
+    let selection = probe::select(wish, &Abilities::probe()?, topology.ports().count())?;
+    log::info!("{}", selection.why);
     let taken = |what: &'static str, name: &str, remove: String| Error::Taken {
         what,
         name: name.to_owned(),
@@ -185,7 +218,7 @@ async fn prepare(
             return Err(taken("link", name, format!("ip link del {name}")));
         }
     }
-    let record = Record::new(topology.clone(), host.inode()?)?;
+    let record = Record::new(topology.clone(), host.inode()?, selection)?;
     begun.set(true);
     roots.save(&record)?;
     hooks::step();
@@ -199,10 +232,14 @@ async fn prepare(
 struct Worker<'a> {
     roots: &'a Roots,
     topology: &'a Topology,
+    record: &'a Record,
     netlink: &'a Netlink,
     datapath: Option<Datapath>,
     /// The host's links, read once after all were made.
     links: Vec<Link>,
+    /// What the record is to remember of what was met on the way.
+    shared_qdiscs: Vec<String>,
+    changed_features: Vec<String>,
 }
 
 impl Worker<'_> {
@@ -211,6 +248,7 @@ impl Worker<'_> {
         match step {
             Step::Namespace { pod } => self.make_namespace(pod).await,
             Step::Pair { pod, port } => self.make_pair(pod, port).await,
+            Step::Prepare { pod, port } => self.prepare(&topology.pods[pod], port),
             Step::Configure { pod, port } => self.configure(pod, port).await,
             Step::Load => self.load().await,
             Step::Bridge { path } => match &topology.paths[path] {
@@ -220,7 +258,7 @@ impl Worker<'_> {
             Step::Register { pod, port } => self.register(&topology.pods[pod].ports[port]),
             Step::Attach { pod, port } => {
                 let name = &topology.pods[pod].ports[port].host_link;
-                Ok(self.datapath()?.attach(name)?)
+                self.attach(self.record.selection.hook, name).await
             }
             Step::Connect { pod, port } => self.connect(&topology.pods[pod].ports[port]).await,
             Step::Ready => self.wait_until_ready().await,
@@ -273,17 +311,40 @@ impl Worker<'_> {
         Ok(netlink.set_up(index).await?)
     }
 
+    fn prepare(&mut self, pod: &Pod, port: usize) -> Result<(), Error> {
+        let port = &pod.ports[port];
+        let changed = xdp::prepare(pod, port)?;
+        self.changed_features.extend(changed);
+        Ok(())
+    }
+
+    async fn attach(&mut self, hook: Hook, name: &str) -> Result<(), Error> {
+        let link = self.host_link(name)?.clone();
+        let (netlink, place) = (self.netlink, self.topology.place);
+        if self.datapath()?.attach(netlink, hook, place, &link).await? == Attachment::SharedQdisc {
+            self.shared_qdiscs.push(name.to_owned());
+        }
+        Ok(())
+    }
+
     async fn load(&mut self) -> Result<(), Error> {
         self.links = self.netlink.links().await?;
         for (pod, port) in self.topology.ports() {
             let index = self.index(&port.host_link)?;
             self.netlink.set_alias(index, &self.topology.port_alias(pod, port)).await?;
         }
-        self.datapath = Some(Datapath::load(
-            self.roots,
-            &self.topology.name,
-            &LoadOptions { slots: self.topology.slot_count(), log: self.topology.ebpf_log },
-        )?);
+        let Record { topology, selection, layout_version, .. } = self.record;
+        let set_packet_host = selection.redirect == Redirect::Peer
+            && probe::must_set_packet_host(probe::Kernel::current()?).await?;
+        let options = LoadOptions {
+            slots: topology.slot_count(),
+            log: topology.ebpf_log,
+            hook: selection.hook,
+            set_packet_host,
+        };
+        datapath::load(self.roots, &topology.name, &options)?;
+        let pins = Pins::new(self.roots, *layout_version, &topology.name);
+        self.datapath = Some(Datapath::open(pins, selection.hook)?);
         Ok(())
     }
 
@@ -302,32 +363,19 @@ impl Worker<'_> {
             domain: *domain,
             ..PortEntry::default()
         })?;
-        datapath.attach(bridge)?;
+        self.attach(self.record.selection.bridge_hook, bridge).await?;
         Ok(self.netlink.set_up(index).await?)
     }
 
     fn register(&mut self, port: &Port) -> Result<(), Error> {
         let ifindex = self.index(&port.host_link)?;
-        let topology = self.topology;
-        let mut entry = PortEntry { ifindex, slot: port.slot, ..PortEntry::default() };
-        let mut fdb = None;
-        match &topology.paths[port.path] {
-            Path::Wire { .. } => {
-                entry.kind = PortKind::Wire as u32;
-                entry.target =
-                    topology.wire_peer(port).map(|peer| target(topology, peer)).unwrap_or_default();
-            }
-            Path::Switch(switch) => {
-                entry.kind = PortKind::Switch as u32;
-                entry.domain = switch.domain;
-                fdb = Some(FdbKey { domain: switch.domain, mac: port.mac });
-            }
-        }
+        let (topology, mode) = (self.topology, mode(self.record.selection.redirect));
+        let entry = port_entry(topology, port, ifindex, mode);
         let datapath = self.datapath()?;
         datapath.set_target(port.slot, ifindex)?;
         datapath.set_port(&entry)?;
-        if let Some(key) = fdb {
-            datapath.set_fdb(key, &target(topology, port))?;
+        if let Some(key) = fdb_key(topology, port) {
+            datapath.set_fdb(key, &target(topology, port, mode))?;
         }
         Ok(())
     }
@@ -359,8 +407,12 @@ impl Worker<'_> {
     }
 
     fn index(&self, name: &str) -> Result<u32, Error> {
+        self.host_link(name).map(|link| link.index)
+    }
+
+    fn host_link(&self, name: &str) -> Result<&Link, Error> {
         let link = self.links.iter().find(|link| link.name == name);
-        Ok(link.map(|link| link.index).ok_or_else(|| {
+        Ok(link.ok_or_else(|| {
             net::Error::new(
                 format!("find the link {name}, which was made a moment ago"),
                 io::Error::from_raw_os_error(libc::ENODEV),
@@ -390,8 +442,41 @@ async fn wait_for_links(netlink: &Netlink, names: &HashSet<&str>) -> Result<(), 
     }
 }
 
-fn target(topology: &Topology, port: &Port) -> Target {
-    let mode: veth_common::RedirectMode = topology.redirect.into();
+/// What a redirect means to the programs. XDP goes out of the host end too, in its own way.
+pub(super) const fn mode(redirect: Redirect) -> RedirectMode {
+    match redirect {
+        Redirect::Peer => RedirectMode::Peer,
+        Redirect::Host | Redirect::Devmap => RedirectMode::Host,
+    }
+}
+
+/// What the programs are told of a port. `mode` is how frames reach the other end of its wire.
+pub(super) fn port_entry(topology: &Topology, port: &Port, ifindex: u32, mode: RedirectMode) -> PortEntry {
+    let mut entry = PortEntry { ifindex, slot: port.slot, ..PortEntry::default() };
+    match &topology.paths[port.path] {
+        Path::Wire { .. } => {
+            entry.kind = PortKind::Wire as u32;
+            entry.target =
+                topology.wire_peer(port).map(|peer| target(topology, peer, mode)).unwrap_or_default();
+        }
+        Path::Switch(switch) => {
+            entry.kind = PortKind::Switch as u32;
+            entry.domain = switch.domain;
+        }
+    }
+    entry
+}
+
+/// Where a switch looks a port's address up.
+pub(super) fn fdb_key(topology: &Topology, port: &Port) -> Option<FdbKey> {
+    match &topology.paths[port.path] {
+        Path::Wire { .. } => None,
+        Path::Switch(switch) => Some(FdbKey { domain: switch.domain, mac: port.mac }),
+    }
+}
+
+/// A port as a target, with how frames reach it.
+pub(super) fn target(topology: &Topology, port: &Port, mode: RedirectMode) -> Target {
     Target {
         slot: port.slot,
         max_length: topology.paths[port.path].mtu() + Target::MTU_OVERHEAD,

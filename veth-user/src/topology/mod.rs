@@ -4,19 +4,21 @@ pub mod apply;
 pub mod model;
 pub mod observe;
 pub mod plan;
+mod repair;
 mod teardown;
+mod xdp;
 
 use veth_common::LAYOUT_VERSION;
 
 use crate::{
-    datapath, net,
+    datapath, net, probe,
     state::{self, Record, Roots},
 };
 use std::collections::BTreeSet;
 
 pub use apply::{Outcome, Progress, up};
 pub use model::{Path, Pod, Port, Switch, Topology};
-pub use observe::{Status, observe};
+pub use observe::{Drift, Status, observe};
 pub use teardown::{down, tidy};
 
 /// Why a topology could not be brought up, taken down or looked at.
@@ -116,6 +118,9 @@ pub enum Error {
     /// From the eBPF edge.
     #[error(transparent)]
     Datapath(#[from] datapath::Error),
+    /// The kernel lacks what is asked for, or could not be found out about.
+    #[error(transparent)]
+    Probe(#[from] probe::Error),
     /// From the state folder.
     #[error(transparent)]
     State(#[from] state::Error),

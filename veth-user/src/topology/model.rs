@@ -6,9 +6,12 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use veth_common::{Mac, RedirectMode};
+use veth_common::Mac;
 
-use crate::net::{address::Cidr, link};
+use crate::{
+    datapath::{Hook, Place, Redirect},
+    net::{address::Cidr, link},
+};
 
 /// Pods that one switch takes. The bridge behind it holds 1,023 ports; the rest is kept for links to others.
 pub const SWITCH_PODS_MAX: usize = 1_000;
@@ -39,8 +42,14 @@ pub struct Topology {
     pub pods: Vec<Pod>,
     /// The paths that the pods' ports are on.
     pub paths: Vec<Path>,
+    /// Where programs are attached.
+    #[serde(default)]
+    pub hook: HookWish,
     /// How frames are handed over.
-    pub redirect: Redirect,
+    pub redirect: RedirectWish,
+    /// Where programs stand among those of others.
+    #[serde(default)]
+    pub place: Place,
     /// How much the programs log.
     pub ebpf_log: LogLevel,
 }
@@ -106,22 +115,57 @@ pub struct Switch {
     pub mtu: u32,
 }
 
+/// Where programs are attached, `--hook`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum HookWish {
+    /// The fastest that is safe on this kernel; `veth ls` says which, and why
+    #[default]
+    Auto,
+    /// TCX (Linux 6.6 or newer)
+    Tcx,
+    /// A filter on a clsact qdisc (any kernel)
+    Clsact,
+    /// XDP in the driver (6.2 or newer): for many small frames; bulk TCP is several times slower
+    Xdp,
+    /// XDP in the network stack: slower than all others, for drivers and kernels without the former
+    XdpGeneric,
+}
+
+impl From<HookWish> for Option<Hook> {
+    fn from(wish: HookWish) -> Self {
+        match wish {
+            HookWish::Auto => None,
+            HookWish::Tcx => Some(Hook::Tcx),
+            HookWish::Clsact => Some(Hook::Clsact),
+            HookWish::Xdp => Some(Hook::Xdp),
+            HookWish::XdpGeneric => Some(Hook::XdpGeneric),
+        }
+    }
+}
+
 /// How frames are handed over, `--redirect`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "snake_case")]
-pub enum Redirect {
-    /// Straight into the pod (`bpf_redirect_peer`): the fastest
+#[serde(rename_all = "kebab-case")]
+pub enum RedirectWish {
+    /// The fastest that is safe: peer by TC, devmap by XDP
     #[default]
+    Auto,
+    /// Straight into the pod (`bpf_redirect_peer`): the fastest
     Peer,
     /// Out of the host end (`bpf_redirect`): one more crossing, visible to tools on the host end
     Host,
+    /// Out of the host end by XDP's device map
+    Devmap,
 }
 
-impl From<Redirect> for RedirectMode {
-    fn from(redirect: Redirect) -> Self {
-        match redirect {
-            Redirect::Peer => Self::Peer,
-            Redirect::Host => Self::Host,
+impl From<RedirectWish> for Option<Redirect> {
+    fn from(wish: RedirectWish) -> Self {
+        match wish {
+            RedirectWish::Auto => None,
+            RedirectWish::Peer => Some(Redirect::Peer),
+            RedirectWish::Host => Some(Redirect::Host),
+            RedirectWish::Devmap => Some(Redirect::Devmap),
         }
     }
 }
@@ -229,7 +273,9 @@ impl Topology {
             mark: "veth".to_owned(),
             pods: Vec::new(),
             paths: Vec::new(),
-            redirect: Redirect::default(),
+            hook: HookWish::default(),
+            redirect: RedirectWish::default(),
+            place: Place::default(),
             ebpf_log: LogLevel::default(),
         }
     }

@@ -5,6 +5,7 @@
 use std::fmt;
 
 use super::{Path, Topology};
+use crate::datapath::Hook;
 
 /// One change of the machine. Numbers are indexes into [`Topology::pods`], [`super::Pod::ports`] and
 /// [`Topology::paths`].
@@ -24,6 +25,13 @@ pub enum Step {
     },
     /// Give the pod's end its addresses and set it up.
     Configure {
+        /// The pod.
+        pod: usize,
+        /// Its port.
+        port: usize,
+    },
+    /// Make both ends of a pair fit for XDP, before they come up.
+    Prepare {
         /// The pod.
         pod: usize,
         /// Its port.
@@ -67,7 +75,7 @@ pub enum Step {
 /// none is missed or goes the wrong way, and host ends join the bridge last, so that none of the traffic
 /// that links make when they come up is multiplied by it.
 #[must_use]
-pub fn build(topology: &Topology) -> Vec<Step> {
+pub fn build(topology: &Topology, hook: Hook) -> Vec<Step> {
     let ports = || {
         topology
             .pods
@@ -78,6 +86,9 @@ pub fn build(topology: &Topology) -> Vec<Step> {
     let mut steps = Vec::new();
     steps.extend((0..topology.pods.len()).map(|pod| Step::Namespace { pod }));
     steps.extend(ports().map(|(pod, port)| Step::Pair { pod, port }));
+    if hook.is_xdp() {
+        steps.extend(ports().map(|(pod, port)| Step::Prepare { pod, port }));
+    }
     steps.extend(ports().map(|(pod, port)| Step::Configure { pod, port }));
     steps.push(Step::Load);
     steps.extend(
@@ -98,28 +109,30 @@ pub fn build(topology: &Topology) -> Vec<Step> {
 impl Step {
     /// The step in words, for progress and errors.
     #[must_use]
-    pub const fn describe<'a>(&'a self, topology: &'a Topology) -> impl fmt::Display + use<'a> {
-        Description { step: self, topology }
+    pub const fn describe<'a>(&'a self, topology: &'a Topology, hook: Hook) -> impl fmt::Display + use<'a> {
+        Description { step: self, topology, hook }
     }
 }
 
 struct Description<'a> {
     step: &'a Step,
     topology: &'a Topology,
+    hook: Hook,
 }
 
 impl fmt::Display for Description<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { step, topology } = self;
+        let Self { step, topology, hook } = self;
         let link = |pod: usize, port: usize| &topology.pods[pod].ports[port].host_link;
         match **step {
             Step::Namespace { pod } => write!(f, "make namespace {}", topology.pods[pod].namespace),
             Step::Pair { pod, port } => write!(f, "make veth pair {}", link(pod, port)),
             Step::Configure { pod, port } => write!(f, "configure the pod's end of {}", link(pod, port)),
+            Step::Prepare { pod, port } => write!(f, "prepare the pod's end of {} for XDP", link(pod, port)),
             Step::Load => write!(f, "load the eBPF programs"),
             Step::Bridge { path: _ } => write!(f, "make the bridge"),
             Step::Register { pod, port } => write!(f, "register {}", link(pod, port)),
-            Step::Attach { pod, port } => write!(f, "attach tcx ingress to {}", link(pod, port)),
+            Step::Attach { pod, port } => write!(f, "attach {hook} to {}", link(pod, port)),
             Step::Connect { pod, port } => write!(f, "connect {}", link(pod, port)),
             Step::Ready => write!(f, "wait until every link carries frames"),
         }
@@ -133,7 +146,7 @@ mod tests {
     #[test]
     fn nothing_flows_before_everything_is_in_place() {
         let topology = Topology::switch("s", 5, 1_500).unwrap();
-        let steps = build(&topology);
+        let steps = build(&topology, Hook::Tcx);
         let first_connect = steps.iter().position(|step| matches!(step, Step::Connect { .. })).unwrap();
         let rest = &steps[first_connect..];
         assert!(rest.iter().all(|step| matches!(step, Step::Connect { .. } | Step::Ready)));
@@ -145,17 +158,26 @@ mod tests {
 
     #[test]
     fn a_wire_needs_no_bridge() {
-        let steps = build(&Topology::wire("w", 1_500).unwrap());
+        let steps = build(&Topology::wire("w", 1_500).unwrap(), Hook::Clsact);
         assert!(!steps.iter().any(|step| matches!(step, Step::Bridge { .. })));
         assert_eq!(steps.len(), 14);
+    }
+
+    #[test]
+    fn pairs_are_prepared_for_xdp_before_they_come_up() {
+        let steps = build(&Topology::switch("s", 3, 1_500).unwrap(), Hook::Xdp);
+        let last = steps.iter().rposition(|step| matches!(step, Step::Prepare { .. })).unwrap();
+        let first = steps.iter().position(|step| matches!(step, Step::Configure { .. })).unwrap();
+        assert!(last < first);
+        assert_eq!(steps.iter().filter(|step| matches!(step, Step::Prepare { .. })).count(), 3);
     }
 
     #[test]
     fn steps_say_what_they_do() {
         let topology = Topology::wire("wire", 1_500).unwrap();
         let words: Vec<_> =
-            build(&topology).iter().map(|step| step.describe(&topology).to_string()).collect();
+            build(&topology, Hook::Tcx).iter().map(|step| step.describe(&topology, Hook::Tcx).to_string()).collect();
         assert_eq!(words[0], "make namespace ns1");
-        assert!(words.contains(&"attach tcx ingress to wire-ns2".to_owned()));
+        assert!(words.contains(&"attach tcx to wire-ns2".to_owned()));
     }
 }

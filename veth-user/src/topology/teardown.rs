@@ -4,14 +4,12 @@ use std::{collections::HashSet, time::Duration};
 
 use super::{Error, Topology, apply::Progress, check_place, model};
 use crate::{
-    datapath::pins,
+    datapath::{attach::detach_clsact, pins},
     hooks,
     net::{Netlink, Netns, link::Link, netns, rcu},
+    probe::select::UNHURRIED_PORTS,
     state::{Lock, Phase, Record, Roots},
 };
-
-/// Up to so many ports, attaching and removing takes no more than 0.1 s without hurry.
-const UNHURRIED_PORTS: usize = 8;
 
 /// How often it is looked whether another command has ended.
 const LOCK_POLL: Duration = Duration::from_millis(20);
@@ -103,7 +101,7 @@ pub(super) async fn teardown(
     progress.start(2 + topology.pods.len());
     if same_boot {
         progress.step(&"delete links");
-        errors.extend(delete_links(topology, netlink).await);
+        errors.extend(delete_links(record, netlink).await);
         hooks::step();
     }
     progress.step(&"remove pins");
@@ -206,7 +204,8 @@ async fn sweep(roots: &Roots, name: &str, netlink: &Netlink) -> Vec<Error> {
 }
 
 /// Host ends and bridges go in one request if nobody else uses the group, one by one otherwise.
-async fn delete_links(topology: &Topology, netlink: &Netlink) -> Vec<Error> {
+async fn delete_links(record: &Record, netlink: &Netlink) -> Vec<Error> {
+    let topology = &record.topology;
     let group = topology.group();
     let names: HashSet<&str> = topology.host_links().collect();
     let prefix = topology.alias_prefix();
@@ -224,13 +223,19 @@ async fn delete_links(topology: &Topology, netlink: &Netlink) -> Vec<Error> {
         Err(error) => return vec![error.into()],
     };
     let (ours, others): (Vec<_>, Vec<_>) = links.iter().partition(|link| is_ours(link));
+    // What was ours by name and is somebody else's now keeps what is theirs and loses what is ours.
+    let mut errors = Vec::new();
+    for link in others.iter().filter(|link| names.contains(link.name.as_str())) {
+        let qdisc_is_ours = !record.shared_qdiscs.contains(&link.name);
+        errors.extend(detach_clsact(netlink, link, qdisc_is_ours).await.err().map(Error::from));
+    }
     if ours.is_empty() {
-        return Vec::new();
+        return errors;
     }
     if ours.iter().all(|link| link.group == group) && others.iter().all(|link| link.group != group) {
-        return netlink.delete_group(group).await.err().map(Error::from).into_iter().collect();
+        errors.extend(netlink.delete_group(group).await.err().map(Error::from));
+        return errors;
     }
-    let mut errors = Vec::new();
     for link in ours {
         errors.extend(netlink.delete_link(link.index).await.err().map(Error::from));
     }

@@ -24,10 +24,16 @@ use nix::{
 };
 use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 use serde_json::Value;
-use veth_user::net::{
-    Netlink, Netns,
-    link::{Link, LinkStats},
+use veth_common::LAYOUT_VERSION;
+use veth_user::{
+    datapath::Hook,
+    net::{
+        Netlink, Netns,
+        link::{Link, LinkStats},
+    },
 };
+
+use crate::hook;
 
 /// How long anything may take before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -156,6 +162,11 @@ impl Lab {
         let finished = self.veth(args);
         assert!(finished.status.success(), "veth {args:?}: {finished:?}");
         finished.out
+    }
+
+    /// Brings a topology up by a hook: `veth up --hook HOOK ARGS…`.
+    pub fn up(&self, hook: Hook, args: &[&str]) {
+        let _unused: String = self.ok(&[&["up"][..], &hook::arguments(hook), args].concat());
     }
 
     /// Runs `veth`, which must fail with exit code 1 and leave things as they were, and returns its message.
@@ -317,6 +328,12 @@ fn read_all(pipe: Option<impl std::io::Read>) -> String {
         let _unused: std::io::Result<usize> = pipe.read_to_string(&mut text);
     }
     text
+}
+
+/// Where the pins of a topology are.
+#[must_use]
+pub fn pins(topology: &str) -> PathBuf {
+    format!("/sys/fs/bpf/veth/v{LAYOUT_VERSION}/{topology}").into()
 }
 
 /// The binary under test, built with the feature `test-hooks`.

@@ -9,7 +9,9 @@
 
 pub mod foreign;
 pub mod frame;
+pub mod hook;
 pub mod lab;
+pub mod need;
 pub mod packet;
 pub mod pair;
 pub mod traffic;

@@ -1,7 +1,7 @@
 //! Two pods of a topology that has just been brought up, and packet sockets in them.
 
 use veth_common::Mac;
-use veth_user::net::Netns;
+use veth_user::{datapath::Hook, net::Netns};
 
 use crate::{Lab, lab::with_netlink, packet::PacketSocket};
 
@@ -23,20 +23,32 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Brings a topology up by `veth ARGS…` and opens two of its namespaces.
+    /// Brings a topology up by a hook and opens two of its namespaces.
     #[must_use]
-    pub fn up(lab: &Lab, args: &[&str], namespaces: [&str; 2]) -> Self {
-        lab.ok(args);
+    pub fn up(lab: &Lab, hook: Hook, args: &[&str], namespaces: [&str; 2]) -> Self {
+        lab.up(hook, args);
+        Self::open(lab, namespaces)
+    }
+
+    /// Opens two namespaces of a topology that is up.
+    #[must_use]
+    pub fn open(lab: &Lab, namespaces: [&str; 2]) -> Self {
         let [one, two] = namespaces.map(|name| lab.pod(name));
         let [a, b] = [&one, &two].map(mac);
         let [out, into] = [&one, &two].map(|pod| PacketSocket::open(pod, "eth0"));
         Self { one, two, a, b, out, into }
     }
 
-    /// The tutorial's wire.
+    /// The tutorial's wire, by a hook.
     #[must_use]
-    pub fn wire(lab: &Lab) -> Self {
-        Self::up(lab, &["up"], ["ns1", "ns2"])
+    pub fn wire(lab: &Lab, hook: Hook) -> Self {
+        Self::up(lab, hook, &[], ["ns1", "ns2"])
+    }
+
+    /// A switch with two pods, by a hook.
+    #[must_use]
+    pub fn switch(lab: &Lab, hook: Hook) -> Self {
+        Self::up(lab, hook, &["--pods", "2"], ["switch-pod1", "switch-pod2"])
     }
 }
 

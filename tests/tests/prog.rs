@@ -5,7 +5,10 @@ use aya::{TestRun as _, TestRunOptions, programs::SchedClassifier};
 use rtnetlink::LinkMessageBuilder;
 use serde_json::Value;
 use veth_common::Mac;
-use veth_tests::{Lab, frame, lab::set_link};
+use veth_tests::{
+    Lab, frame,
+    lab::{pins, set_link},
+};
 
 /// Actions of `linux/pkt_cls.h` and `linux/bpf.h`, as the kernel returns them.
 const NEXT: u32 = u32::MAX;
@@ -59,7 +62,7 @@ impl Bench {
 
     fn run_index(&self, ifindex: u32, frame: &[u8], gso: Gso) -> u32 {
         let frame = frame.to_owned();
-        let path = format!("/sys/fs/bpf/veth/v1/{}/prog_veth_ingress", self.topology);
+        let path = pins(self.topology).join("prog_veth_ingress");
         self.lab.run(move || {
             let mut context = [0_u8; SKB_SIZE];
             for (offset, value) in

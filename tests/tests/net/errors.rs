@@ -4,7 +4,11 @@ use std::process::Command;
 
 use aya::maps::{Array, MapData};
 use rtnetlink::LinkBridge;
-use veth_tests::{Lab, lab::add_link};
+use veth_common::LAYOUT_VERSION;
+use veth_tests::{
+    Lab,
+    lab::{add_link, pins},
+};
 use veth_user::net::Netns;
 
 #[test]
@@ -95,13 +99,17 @@ fn another_layout() {
     // As if a veth of the next layout had made it.
     lab.run(|| {
         let text = std::fs::read_to_string("/run/veth/wire.json").unwrap();
-        std::fs::write("/run/veth/wire.json", text.replace("\"layout_version\": 1", "\"layout_version\": 2"))
-            .unwrap();
-        std::fs::rename("/sys/fs/bpf/veth/v1", "/sys/fs/bpf/veth/v2").unwrap();
+        let version = |number: u32| format!("\"layout_version\": {number}");
+        let text = text.replace(&version(LAYOUT_VERSION), &version(LAYOUT_VERSION + 1));
+        std::fs::write("/run/veth/wire.json", text).unwrap();
+        let folder = |number: u32| format!("/sys/fs/bpf/veth/v{number}");
+        std::fs::rename(folder(LAYOUT_VERSION), folder(LAYOUT_VERSION + 1)).unwrap();
     });
     let error = lab.refused(&["up"]);
     assert!(
-        error.contains("layout 2") && error.contains("layout 1") && error.contains("veth down wire"),
+        error.contains(&format!("layout {}", LAYOUT_VERSION + 1))
+            && error.contains(&format!("layout {LAYOUT_VERSION}"))
+            && error.contains("veth down wire"),
         "{error}"
     );
     assert!(lab.refused(&["stats"]).contains("layout"), "another layout's counters are not read as ours");
@@ -115,12 +123,13 @@ fn a_pinned_map_that_is_not_ours() {
     lab.ok(&["up"]);
     // A map of another shape under the name of the counters: aya would open it without a word.
     lab.run(|| {
-        let folder = std::path::Path::new("/sys/fs/bpf/veth/v1/wire");
+        let folder = pins("wire");
         std::fs::remove_file(folder.join("map_COUNTERS")).unwrap();
         std::fs::rename(folder.join("map_PORTS"), folder.join("map_COUNTERS")).unwrap();
     });
     let error = lab.refused(&["stats"]);
-    assert!(error.contains("map_COUNTERS is not of layout 1: the value's size is 32"), "{error}");
+    let expected = format!("map_COUNTERS is not of layout {LAYOUT_VERSION}: the value's size is 32");
+    assert!(error.contains(&expected), "{error}");
 }
 
 #[test]
@@ -146,7 +155,7 @@ fn a_failing_step_is_rolled_back_and_told() {
     let lab = Lab::new();
     // No room for pins: the folder of the layout is a map's name already.
     lab.run(|| std::fs::create_dir_all("/sys/fs/bpf/veth").unwrap());
-    lab.run(|| Array::<MapData, u32>::create(1, 0).unwrap().pin("/sys/fs/bpf/veth/v1").unwrap());
+    lab.run(|| Array::<MapData, u32>::create(1, 0).unwrap().pin(pins("wire").parent().unwrap()).unwrap());
     let error = lab.refused(&["up"]);
     assert!(
         error.contains("load the eBPF programs failed; everything made before was removed again"),

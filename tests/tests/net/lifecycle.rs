@@ -2,18 +2,23 @@
 
 use std::{process::Command, time::Duration};
 
-use aya::programs::{SchedClassifier, TcAttachType};
 use nix::sys::signal::Signal;
-use veth_tests::{Lab, Running, lab::eventually, traffic::udp};
+use veth_tests::{
+    Lab, Running, for_each_hook,
+    lab::{eventually, pins, with_netlink},
+    traffic::udp,
+};
+use veth_user::datapath::{Hook, attach};
 
-#[test]
-fn up_twice_changes_nothing_and_down_twice_succeeds() {
+for_each_hook!(up_twice_changes_nothing_and_down_twice_succeeds, ls_sees_what_is_missing);
+
+fn up_twice_changes_nothing_and_down_twice_succeeds(hook: Hook) {
     let lab = Lab::new();
     let before = lab.fingerprint();
-    lab.ok(&["up"]);
+    lab.up(hook, &[]);
     let up = lab.fingerprint();
     let index = lab.link("wire-ns1").index;
-    assert!(lab.ok(&["up"]).contains("up already"));
+    assert!(lab.ok(&["up", "--hook", hook.name()]).contains("up already"));
     assert_eq!(lab.fingerprint(), up);
     assert_eq!(lab.link("wire-ns1").index, index, "the same link, not a new one");
     assert_eq!(lab.run(|| attached("wire-ns1")), 1, "attached once");
@@ -25,9 +30,12 @@ fn up_twice_changes_nothing_and_down_twice_succeeds() {
     assert_eq!(lab.fingerprint(), before);
 }
 
-/// Programs on the TCX ingress hook of a link.
+/// Programs of ours on a link, by whatever hook.
 fn attached(link: &str) -> usize {
-    SchedClassifier::query_tcx(link, TcAttachType::Ingress).unwrap().1.len()
+    with_netlink(async |netlink| {
+        let link = netlink.link(link).await.unwrap();
+        attach::attached(netlink, &link).await.unwrap().iter().filter(|attached| attached.is_named_ours()).count()
+    })
 }
 
 #[test]
@@ -141,16 +149,20 @@ fn down_goes_on_to_its_end() {
     eventually("everything is removed", || lab.fingerprint() == before);
 }
 
-#[test]
-fn ls_sees_what_is_missing() {
+fn ls_sees_what_is_missing(hook: Hook) {
     let lab = Lab::new();
-    lab.ok(&["up", "--pods", "2"]);
-    for (pin, what) in [("link_br-switch", "link_br-switch"), ("map_COUNTERS", "map_COUNTERS")] {
-        lab.run(move || std::fs::remove_file(format!("/sys/fs/bpf/veth/v1/switch/{pin}")).unwrap());
+    lab.up(hook, &["--pods", "2"]);
+    for pin in ["link_switch-pod1", "map_COUNTERS"] {
+        let path = pins("switch").join(pin);
+        if hook == Hook::Clsact && pin.starts_with("link") {
+            assert!(!lab.run(move || path.exists()), "a filter needs no pin");
+            continue;
+        }
+        lab.run(move || std::fs::remove_file(path).unwrap());
         let list = lab.ok(&["ls"]);
-        assert!(list.contains("drifted") && list.contains(what), "{list}");
+        assert!(list.contains("drifted") && list.contains(pin), "{list}");
     }
-    lab.ok(&["up", "--pods", "2"]);
+    lab.up(hook, &["--pods", "2"]);
     assert!(lab.ok(&["ls"]).contains(" up\n"), "`up` repairs");
 }
 

@@ -11,8 +11,11 @@ use serde::Serialize;
 use veth_common::{DropReason, PortCounters, SLOT_UNATTRIBUTED, Tally};
 
 use crate::{
-    datapath::{self, Counters, pins::Pins},
-    net::link::{Link, LinkStats},
+    datapath::{self, Counters, Hook, pins::Pins},
+    net::{
+        ethtool::Ethtool,
+        link::{Link, LinkStats},
+    },
     state::{Record, Roots},
 };
 
@@ -71,6 +74,16 @@ pub struct PortStats {
     pub dropped: BTreeMap<&'static str, Sum>,
     /// The kernel's own counters of the host end, or nothing where it is gone.
     pub kernel: Option<LinkStats>,
+    /// Frames that XDP handed to this port and its full receive ring refused: the kernel's `xdp_xmit_errors`. They
+    /// are in `redirected` where they came in. Nothing where the programs are not attached by XDP.
+    pub xdp_xmit_errors: Option<u64>,
+}
+
+/// What the kernel counts at a host end.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sent {
+    link: LinkStats,
+    xdp_xmit_errors: Option<u64>,
 }
 
 impl Snapshot {
@@ -86,17 +99,24 @@ impl Snapshot {
         let ours = |link: &&Link| link.alias.as_deref().is_some_and(|alias| alias.starts_with(&prefix));
         let links: BTreeMap<&str, LinkStats> =
             links.iter().filter(ours).map(|link| (link.name.as_str(), link.stats)).collect();
+        let hook = record.selection.hook;
+        let ethtool = if hook.is_xdp() { Some(Ethtool::open()?) } else { None };
+        let sent = |name: &str, hook: Hook| {
+            let link = links.get(name).copied();
+            let errors = ethtool.as_ref().filter(|_| hook.is_xdp()).and_then(|ethtool| xmit_errors(ethtool, name));
+            link.map(|link| Sent { link, xdp_xmit_errors: errors })
+        };
         let mut ports = Vec::new();
         for (pod, port) in topology.ports() {
-            let kernel = links.get(port.host_link.as_str()).copied();
+            let sent = sent(&port.host_link, hook);
             let counted = counters.read(port.slot)?;
             let path = topology.paths[port.path].name();
-            ports.push(PortStats::new(Some(&pod.name), &port.name, &port.host_link, path, &counted, kernel));
+            ports.push(PortStats::new(Some(&pod.name), &port.name, &port.host_link, path, &counted, sent));
         }
         for switch in topology.switches() {
-            let kernel = links.get(switch.bridge.as_str()).copied();
+            let sent = sent(&switch.bridge, record.selection.bridge_hook);
             let counted = counters.read(switch.slot)?;
-            ports.push(PortStats::new(None, &switch.bridge, &switch.bridge, "bridge", &counted, kernel));
+            ports.push(PortStats::new(None, &switch.bridge, &switch.bridge, "bridge", &counted, sent));
         }
         let taken = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Ok(Self {
@@ -115,7 +135,7 @@ impl PortStats {
         link: &str,
         path: &'static str,
         counted: &PortCounters,
-        kernel: Option<LinkStats>,
+        sent: Option<Sent>,
     ) -> Self {
         let PortCounters { redirected, passed, to_peer, to_host, dropped } = counted;
         Self {
@@ -124,14 +144,15 @@ impl PortStats {
             link: link.to_owned(),
             path,
             rx: counted.received().into(),
-            tx: handed_over(to_peer, to_host, kernel.unwrap_or_default()),
+            tx: handed_over(to_peer, to_host, &sent.unwrap_or_default()),
             redirected: (*redirected).into(),
             passed: (*passed).into(),
             dropped: DropReason::ALL
                 .into_iter()
                 .map(|reason| (reason.name(), dropped[reason.index()].into()))
                 .collect(),
-            kernel,
+            kernel: sent.map(|sent| sent.link),
+            xdp_xmit_errors: sent.and_then(|sent| sent.xdp_xmit_errors),
         }
     }
 
@@ -143,14 +164,24 @@ impl PortStats {
 }
 
 /// What went to a pod: past the host end by peer redirect, or through it, which the link counts. What the
-/// link counts without knowing its segments (the slow path) counts as one segment a frame.
-fn handed_over(to_peer: &Tally, to_host: &Tally, link: LinkStats) -> Sum {
-    let slow_path = link.tx_packets.saturating_sub(to_host.packets);
+/// link counts without knowing its segments (the slow path) counts as one segment a frame. Frames that XDP handed
+/// over and the receive ring refused did not go.
+fn handed_over(to_peer: &Tally, to_host: &Tally, sent: &Sent) -> Sum {
+    let Sent { link, xdp_xmit_errors } = sent;
+    let refused = xdp_xmit_errors.unwrap_or_default();
+    let slow_path = link.tx_packets.saturating_sub(to_host.packets.saturating_sub(refused));
     Sum {
         packets: to_peer.packets + link.tx_packets,
         bytes: to_peer.bytes + link.tx_bytes,
-        segments: to_peer.segments + to_host.segments + slow_path,
+        segments: to_peer.segments + to_host.segments.saturating_sub(refused) + slow_path,
     }
+}
+
+/// The frames that a device refused from XDP, over all queues.
+fn xmit_errors(ethtool: &Ethtool, link: &str) -> Option<u64> {
+    let statistics = ethtool.statistics(link).ok()?;
+    let errors = statistics.iter().filter(|(name, _)| name.ends_with("_xdp_xmit_errors"));
+    Some(errors.map(|(_, count)| count).sum())
 }
 
 /// How fast a counter grew, per second. Nothing for a period of no length or a counter that went back.
@@ -173,8 +204,18 @@ mod tests {
     fn tx_is_what_went_past_the_host_end_and_what_went_through_it() {
         let link = LinkStats { tx_packets: 7, tx_bytes: 700, ..LinkStats::default() };
         // 2 of the link's 7 frames were redirected as 30 segments; 5 came the slow way.
-        let sum = handed_over(&tally(10, 40), &tally(2, 30), link);
+        let sent = Sent { link, ..Sent::default() };
+        let sum = handed_over(&tally(10, 40), &tally(2, 30), &sent);
         assert_eq!(sum, Sum { packets: 17, bytes: 1_700, segments: 40 + 30 + 5 });
+    }
+
+    #[test]
+    fn what_a_full_ring_refused_did_not_go() {
+        let link = LinkStats { tx_packets: 7, tx_bytes: 700, ..LinkStats::default() };
+        // 3 were redirected and 1 of them refused; 5 came the slow way.
+        let sent = Sent { link, xdp_xmit_errors: Some(1) };
+        let sum = handed_over(&tally(0, 0), &tally(3, 3), &sent);
+        assert_eq!(sum, Sum { packets: 7, bytes: 700, segments: 7 });
     }
 
     #[test]

@@ -92,6 +92,7 @@ mod tests {
             passed: Sum::default(),
             dropped: [("no_peer", Sum { packets: number, ..Sum::default() })].into(),
             kernel: None,
+            xdp_xmit_errors: None,
         };
         let snapshot = Snapshot {
             topology: "s".into(),

@@ -3,7 +3,7 @@
 use rtnetlink::{LinkBridge, LinkVeth};
 use veth_tests::{
     Lab,
-    foreign::{ForeignTcx, Place},
+    foreign::{Foreign, Place, Verdict},
     lab::{add_link, set_link},
     traffic::udp,
 };
@@ -15,7 +15,7 @@ fn a_tcx_program_behind_ours_still_runs() {
     lab.ok(&["up", "--pods", "2"]);
     let (one, two) = (lab.pod("switch-pod1"), lab.pod("switch-pod2"));
     let index = lab.link("switch-pod1").index;
-    let foreign = lab.run(move || ForeignTcx::attach(index, Place::Last, 0));
+    let foreign = lab.run(move || Foreign::tcx(index, Place::Last, 0, Verdict::Next));
     let before = lab.quiet_stats("switch")["ports"][0].clone();
     let seen = foreign.seen();
     assert_eq!(udp(&one, &two, "10.200.0.2".parse().unwrap(), 100, 5), 0);
@@ -32,7 +32,7 @@ fn a_tcx_program_before_ours_sees_everything() {
     lab.ok(&["up"]);
     let (one, two) = (lab.pod("ns1"), lab.pod("ns2"));
     let index = lab.link("wire-ns1").index;
-    let foreign = lab.run(move || ForeignTcx::attach(index, Place::First, 0));
+    let foreign = lab.run(move || Foreign::tcx(index, Place::First, 0, Verdict::Next));
     assert_eq!(udp(&one, &two, "172.16.0.2".parse().unwrap(), 100, 50), 0);
     assert!(foreign.seen() >= 50);
 }

@@ -7,5 +7,6 @@ mod isolation;
 mod kill;
 mod lifecycle;
 mod switch;
+mod traps;
 mod traffic;
 mod wire;

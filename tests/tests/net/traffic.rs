@@ -102,13 +102,13 @@ fn a_first_ipv6_packet_needs_no_second(hook: Hook) {
 
 #[test]
 fn the_mark_of_a_program_before_ours_does_not_reach_the_pod() {
-    use veth_tests::foreign::{ForeignTcx, Place};
+    use veth_tests::foreign::{Foreign, Place, Verdict};
 
     let lab = Lab::new();
     lab.ok(&["up"]);
     let (one, two) = (lab.pod("ns1"), lab.pod("ns2"));
     let index = lab.link("wire-ns1").index;
-    let foreign = lab.run(move || ForeignTcx::attach(index, Place::First, 0x77));
+    let foreign = lab.run(move || Foreign::tcx(index, Place::First, 0x77, Verdict::Next));
     let receiver = bind(&two, wire_addresses()[0]);
     ask_for_marks(&receiver);
     bind(&one, [0, 0, 0, 0].into()).send_to(b"marked?", receiver.local_addr().unwrap()).unwrap();

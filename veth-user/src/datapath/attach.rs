@@ -187,7 +187,7 @@ impl Datapath {
         let program = self.classifier();
         let failed = |source| Error::program(format!("attach clsact ingress to {}", link.name), INGRESS, source);
         let fd = program.fd().map_err(failed)?;
-        netlink.put_filter(link.index, position(place), fd.as_fd(), INGRESS).await?;
+        netlink.put_filter(link.index, Direction::Ingress, position(place), fd.as_fd(), INGRESS).await?;
         Ok(if is_new { Attachment::Own } else { Attachment::SharedQdisc })
     }
 

@@ -142,7 +142,7 @@ impl Netlink {
         Ok(filters)
     }
 
-    /// Puts a program into a link's clsact ingress, in direct-action mode. What stands at this very position is
+    /// Puts a program into a link's clsact qdisc, in direct-action mode. What stands at this very position is
     /// replaced at once, so that no frame goes without; nothing else is touched.
     ///
     /// # Errors
@@ -151,11 +151,12 @@ impl Netlink {
     pub async fn put_filter(
         &self,
         link: u32,
+        direction: Direction,
         position: Position,
         program: BorrowedFd<'_>,
         name: &str,
     ) -> Result<()> {
-        let mut message = at(filter_message(link, Direction::Ingress), position);
+        let mut message = at(filter_message(link, direction), position);
         let options = [
             TcFilterBpfOption::ProgFd(program.as_raw_fd().unsigned_abs()),
             TcFilterBpfOption::ProgName(name.to_owned()),
@@ -165,7 +166,7 @@ impl Netlink {
             TcAttribute::Kind(TcFilterBpf::KIND.to_owned()),
             TcAttribute::Options(options.into_iter().map(TcOption::Bpf).collect()),
         ];
-        let action = format!("attach {name} to the clsact ingress of link {link}");
+        let action = format!("attach {name} to the clsact qdisc of link {link}");
         self.replace(&action, RouteNetlinkMessage::NewTrafficFilter(message)).await
     }
 

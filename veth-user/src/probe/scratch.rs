@@ -16,7 +16,7 @@ use crate::{
     net::{
         self, Netlink, Netns,
         link::{End, Pair},
-        tc::Position,
+        tc::{Direction, Position},
     },
 };
 
@@ -92,7 +92,9 @@ impl Scratch {
         let program = datapath::null_redirect(two)?;
         self.netlink.add_clsact(one).await?;
         let position = Position { priority: 1, handle: 1 };
-        self.netlink.put_filter(one, position, program.as_fd(), "null_redirect").await?;
+        self.netlink
+            .put_filter(one, Direction::Ingress, position, program.as_fd(), "null_redirect")
+            .await?;
 
         let [(sender, _), (receiver, inside)] = &self.pods;
         let before = inside.link("eth0").await?.stats.rx_packets;

@@ -1,19 +1,44 @@
 //! The programs, run by `BPF_PROG_TEST_RUN` with frames made by hand, against the maps that `veth up` has filled.
 #![expect(clippy::unwrap_used, reason = "everything in a test panics when it fails")]
 
-use aya::{TestRun as _, TestRunOptions, programs::SchedClassifier};
+use std::io::Write as _;
+
+use aya::{
+    TestRun as _, TestRunOptions,
+    programs::{SchedClassifier, Xdp},
+};
+use aya_obj::programs::XdpAttachType;
 use rtnetlink::LinkMessageBuilder;
 use serde_json::Value;
 use veth_common::Mac;
 use veth_tests::{
-    Lab, frame,
-    lab::{pins, set_link},
+    Lab, for_each_hook, frame,
+    lab::{pins, set_link, xdp_md},
+};
+use veth_user::{
+    datapath::{self, Hook, Verified},
+    probe::Kernel,
 };
 
-/// Actions of `linux/pkt_cls.h` and `linux/bpf.h`, as the kernel returns them.
-const NEXT: u32 = u32::MAX;
-const SHOT: u32 = 2;
-const REDIRECT: u32 = 7;
+/// What a program says, whatever its hook's word for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Action {
+    /// `TCX_NEXT`, `XDP_PASS`.
+    Next,
+    /// `TC_ACT_SHOT`, `XDP_DROP`.
+    Drop,
+    /// `TC_ACT_REDIRECT`, `XDP_REDIRECT`.
+    Redirect,
+}
+
+for_each_hook!(
+    switch_redirects_known_unicast_and_counts_both_ends,
+    switch_passes_what_a_bridge_must_judge,
+    the_longest_frame_that_fits_goes_fast,
+    wire_carries_everything_and_names_what_does_not_fit,
+    nothing_enters_the_host_from_a_switch_without_a_gateway,
+    frames_of_a_stranger_interface_pass_and_are_counted_as_nobodys,
+);
 
 /// Size of `__sk_buff`, and the offsets of fields that a test run lets us set.
 const SKB_SIZE: usize = 192;
@@ -24,6 +49,7 @@ const SKB_GSO_SIZE: usize = 176;
 /// A topology with the program that runs on its ports.
 struct Bench {
     lab: Lab,
+    hook: Hook,
     topology: &'static str,
 }
 
@@ -34,36 +60,39 @@ struct Gso {
 }
 
 impl Bench {
-    fn wire() -> Self {
-        Self::up("wire", &["up"])
+    fn wire(hook: Hook) -> Self {
+        Self::up(hook, "wire", &[])
     }
 
-    fn switch() -> Self {
-        Self::up("switch", &["up", "--pods", "3"])
+    fn switch(hook: Hook) -> Self {
+        Self::up(hook, "switch", &["--pods", "3"])
     }
 
-    fn up(topology: &'static str, args: &[&str]) -> Self {
+    fn up(hook: Hook, topology: &'static str, args: &[&str]) -> Self {
         let lab = Lab::new();
-        lab.ok(args);
+        lab.up(hook, args);
         // Silent pods: only the test's own frames are counted.
         let list: Value = serde_json::from_str(&lab.ok(&["ls", topology, "--json"])).unwrap();
         for pod in list[0]["topology"]["pods"].as_array().unwrap() {
             let pod = lab.pod(pod["namespace"].as_str().unwrap());
             pod.run(|| set_link("eth0", LinkMessageBuilder::down)).unwrap();
         }
-        Self { lab, topology }
+        Self { lab, hook, topology }
     }
 
-    /// Runs the program once on a frame that came in on a host link.
-    fn run(&self, link: &str, frame: &[u8], gso: Gso) -> u32 {
+    /// Runs the program once on a frame that came in on a link of the host. Bridges have the TC program.
+    fn run(&self, link: &str, frame: &[u8], gso: Gso) -> Action {
         let ifindex = self.lab.link(link).index;
-        self.run_index(ifindex, frame, gso)
+        if self.hook.is_xdp() && !link.starts_with("br-") {
+            self.run_xdp(ifindex, frame.to_owned())
+        } else {
+            self.run_tc(ifindex, frame.to_owned(), gso)
+        }
     }
 
-    fn run_index(&self, ifindex: u32, frame: &[u8], gso: Gso) -> u32 {
-        let frame = frame.to_owned();
+    fn run_tc(&self, ifindex: u32, frame: Vec<u8>, gso: Gso) -> Action {
         let path = pins(self.topology).join("prog_veth_ingress");
-        self.lab.run(move || {
+        let returned = self.lab.run(move || {
             let mut context = [0_u8; SKB_SIZE];
             for (offset, value) in
                 [(SKB_IFINDEX, ifindex), (SKB_GSO_SEGS, gso.segments), (SKB_GSO_SIZE, gso.size)]
@@ -74,11 +103,34 @@ impl Bench {
             let options =
                 TestRunOptions { data_in: Some(&frame), ctx_in: Some(&context), ..TestRunOptions::default() };
             program.test_run(options).unwrap().return_value
-        })
+        });
+        match returned {
+            u32::MAX => Action::Next,
+            2 => Action::Drop,
+            7 => Action::Redirect,
+            other => panic!("the program returned {other}"),
+        }
+    }
+
+    fn run_xdp(&self, ifindex: u32, frame: Vec<u8>) -> Action {
+        let path = pins(self.topology).join("prog_veth_xdp");
+        let returned = self.lab.run(move || {
+            let context = xdp_md(&frame, ifindex);
+            let program = Xdp::from_pin(path, XdpAttachType::Interface).unwrap();
+            let options =
+                TestRunOptions { data_in: Some(&frame), ctx_in: Some(&context), ..TestRunOptions::default() };
+            program.test_run(options).unwrap().return_value
+        });
+        match returned {
+            1 => Action::Drop,
+            2 => Action::Next,
+            4 => Action::Redirect,
+            other => panic!("the program returned {other}"),
+        }
     }
 
     /// What running the program once adds to the counters of each port.
-    fn grows(&self, run: impl FnOnce(&Self) -> u32) -> (u32, Growth) {
+    fn grows(&self, run: impl FnOnce(&Self) -> Action) -> (Action, Growth) {
         let before = self.lab.quiet_stats(self.topology);
         let action = run(self);
         let after = self.lab.stats(self.topology);
@@ -123,22 +175,22 @@ fn raw(destination: Mac, source: Mac, length: usize) -> Vec<u8> {
     frame::ethernet(destination, source, frame::ETHERTYPE_EXPERIMENTAL, &vec![0xab; length - 14])
 }
 
-#[test]
-fn switch_redirects_known_unicast_and_counts_both_ends() {
-    let bench = Bench::switch();
+fn switch_redirects_known_unicast_and_counts_both_ends(hook: Hook) {
+    let bench = Bench::switch(hook);
     let frame = raw(bench.mac("pod2"), bench.mac("pod1"), 100);
     let (action, growth) = bench.grows(|bench| bench.run("switch-pod1", &frame, PLAIN));
-    assert_eq!(action, REDIRECT);
+    assert_eq!(action, Action::Redirect);
     assert_eq!(growth.of("switch-pod1", "/redirected"), [1, 100, 1]);
     assert_eq!(growth.of("switch-pod1", "/rx"), [1, 100, 1]);
     assert_eq!(growth.of("switch-pod1", "/passed"), NOTHING);
-    assert_eq!(growth.of("switch-pod2", "/tx"), [1, 100, 1]);
+    // A test run says what XDP would do and does not do it; `net xdp::` does, with live frames.
+    let arrived = if hook.is_xdp() { NOTHING } else { [1, 100, 1] };
+    assert_eq!(growth.of("switch-pod2", "/tx"), arrived);
     assert_eq!(growth.of("switch-pod3", "/tx"), NOTHING);
 }
 
-#[test]
-fn switch_passes_what_a_bridge_must_judge() {
-    let bench = Bench::switch();
+fn switch_passes_what_a_bridge_must_judge(hook: Hook) {
+    let bench = Bench::switch(hook);
     let (one, two) = (bench.mac("pod1"), bench.mac("pod2"));
     for (why, frame) in [
         ("broadcast", raw(BROADCAST, one, 60)),
@@ -151,33 +203,31 @@ fn switch_passes_what_a_bridge_must_judge() {
     ] {
         let length = u64::try_from(frame.len()).unwrap();
         let (action, growth) = bench.grows(|bench| bench.run("switch-pod1", &frame, PLAIN));
-        assert_eq!(action, NEXT, "{why}");
+        assert_eq!(action, Action::Next, "{why}");
         assert_eq!(growth.of("switch-pod1", "/passed"), [1, length, 1], "{why}");
         assert_eq!(growth.of("switch-pod1", "/redirected"), NOTHING, "{why}");
     }
 }
 
-#[test]
-fn the_longest_frame_that_fits_goes_fast() {
-    let bench = Bench::switch();
+fn the_longest_frame_that_fits_goes_fast(hook: Hook) {
+    let bench = Bench::switch(hook);
     let frame = raw(bench.mac("pod2"), bench.mac("pod1"), 1_518);
-    assert_eq!(bench.run("switch-pod1", &frame, PLAIN), REDIRECT);
+    assert_eq!(bench.run("switch-pod1", &frame, PLAIN), Action::Redirect);
 }
 
 #[test]
 fn a_gso_frame_counts_as_what_it_is_cut_into() {
-    let bench = Bench::wire();
+    let bench = Bench::wire(Hook::Clsact);
     let frame = raw(bench.mac("ns2"), bench.mac("ns1"), 3_000);
     let gso = Gso { segments: 3, size: 1_000 };
     let (action, growth) = bench.grows(|bench| bench.run("wire-ns1", &frame, gso));
-    assert_eq!(action, REDIRECT, "GSO frames have no length");
+    assert_eq!(action, Action::Redirect, "GSO frames have no length");
     assert_eq!(growth.of("wire-ns1", "/redirected"), [1, 3_000, 3]);
     assert_eq!(growth.of("wire-ns2", "/tx"), [1, 3_000, 3]);
 }
 
-#[test]
-fn wire_carries_everything_and_names_what_does_not_fit() {
-    let bench = Bench::wire();
+fn wire_carries_everything_and_names_what_does_not_fit(hook: Hook) {
+    let bench = Bench::wire(hook);
     let (one, two) = (bench.mac("ns1"), bench.mac("ns2"));
     for (why, frame) in [
         ("for the far pod", raw(two, one, 60)),
@@ -185,32 +235,67 @@ fn wire_carries_everything_and_names_what_does_not_fit() {
         ("for somebody else", raw(STRANGER, one, 60)),
         ("zero source", raw(two, Mac::new([0; 6]), 60)),
     ] {
-        assert_eq!(bench.run("wire-ns1", &frame, PLAIN), REDIRECT, "{why}");
+        assert_eq!(bench.run("wire-ns1", &frame, PLAIN), Action::Redirect, "{why}");
     }
     let long = raw(two, one, 1_519);
     let (action, growth) = bench.grows(|bench| bench.run("wire-ns1", &long, PLAIN));
-    assert_eq!(action, SHOT);
+    assert_eq!(action, Action::Drop);
     assert_eq!(growth.of("wire-ns1", "/dropped/mtu_exceeded"), [1, 1_519, 1]);
     assert_eq!(growth.of("wire-ns1", "/rx"), [1, 1_519, 1]);
     assert_eq!(growth.of("wire-ns2", "/tx"), NOTHING);
 }
 
-#[test]
-fn nothing_enters_the_host_from_a_switch_without_a_gateway() {
-    let bench = Bench::switch();
+fn nothing_enters_the_host_from_a_switch_without_a_gateway(hook: Hook) {
+    let bench = Bench::switch(hook);
     let frame = raw(STRANGER, bench.mac("pod1"), 60);
     let (action, growth) = bench.grows(|bench| bench.run("br-switch", &frame, PLAIN));
-    assert_eq!(action, SHOT);
+    assert_eq!(action, Action::Drop);
     assert_eq!(growth.of("br-switch", "/dropped/no_gateway"), [1, 60, 1]);
 }
 
-#[test]
-fn frames_of_a_stranger_interface_pass_and_are_counted_as_nobodys() {
-    let bench = Bench::switch();
+fn frames_of_a_stranger_interface_pass_and_are_counted_as_nobodys(hook: Hook) {
+    let bench = Bench::switch(hook);
     let frame = raw(bench.mac("pod2"), bench.mac("pod1"), 60);
-    let loopback = bench.lab.link("lo").index;
-    let (action, growth) = bench.grows(|bench| bench.run_index(loopback, &frame, PLAIN));
-    assert_eq!(action, NEXT);
+    let (action, growth) = bench.grows(|bench| bench.run("lo", &frame, PLAIN));
+    assert_eq!(action, Action::Next);
     let unattributed = |snapshot: &Value| snapshot["unattributed"]["packets"].as_u64().unwrap();
     assert_eq!(unattributed(&growth.after) - unattributed(&growth.before), 1);
+}
+
+#[test]
+fn an_outer_tag_is_not_counted_by_xdp_either() {
+    if !veth_tests::hook::is_there(Hook::Xdp) {
+        return;
+    }
+    let bench = Bench::wire(Hook::Xdp);
+    let (one, two) = (bench.mac("ns1"), bench.mac("ns2"));
+    let inner = frame::tagged(7, frame::ETHERTYPE_EXPERIMENTAL, &[0; 60]);
+    for (ethertype, payload) in [
+        (frame::ETHERTYPE_VLAN, inner.clone()),
+        (frame::ETHERTYPE_QINQ, frame::tagged(5, frame::ETHERTYPE_VLAN, &inner)),
+    ] {
+        let frame = frame::ethernet(two, one, ethertype, &payload);
+        let length = u64::try_from(frame.len()).unwrap();
+        let (action, growth) = bench.grows(|bench| bench.run("wire-ns1", &frame, PLAIN));
+        assert_eq!(action, Action::Redirect);
+        assert_eq!(growth.of("wire-ns1", "/redirected"), [1, length - 4, 1]);
+    }
+}
+
+/// `cargo xtask test vm` shows these for each kernel.
+#[test]
+fn every_program_is_far_from_the_verifiers_limit() {
+    let lab = Lab::new();
+    let hook = if Kernel::current().unwrap() >= Kernel(6, 2, 0) { Hook::Xdp } else { Hook::Clsact };
+    for Verified { name, instructions } in lab.run(move || datapath::verify(hook).unwrap()) {
+        let Some(count) = instructions else {
+            assert!(Kernel::current().unwrap() < Kernel(5, 16, 0), "{name}: the kernel does not tell");
+            continue;
+        };
+        assert!(count < 10_000, "{name}: {count} instructions");
+        if let Some(path) = std::env::var_os("VETH_FACTS") {
+            let mut file = std::fs::OpenOptions::new().append(true).create(true).open(path).unwrap();
+            writeln!(file, "{name}\t{count}").unwrap();
+        }
+    }
 }

@@ -10,3 +10,4 @@ mod switch;
 mod traps;
 mod traffic;
 mod wire;
+mod xdp;

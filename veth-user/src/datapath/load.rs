@@ -124,7 +124,8 @@ pub struct Verified {
 ///
 /// When there is no object, or the kernel refuses a program.
 pub fn verify(hook: Hook) -> Result<Vec<Verified>, Error> {
-    let mut ebpf = load_object(&mut loader()?)?;
+    let log_level = log_level(LogLevel::Off);
+    let mut ebpf = load_object(loader()?.override_global(aya_log::LEVEL, &log_level, true))?;
     programs(hook)
         .iter()
         .map(|&name| {

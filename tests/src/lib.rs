@@ -10,6 +10,7 @@
 pub mod foreign;
 pub mod frame;
 pub mod lab;
+pub mod need;
 pub mod packet;
 pub mod pair;
 pub mod traffic;

@@ -1,11 +1,15 @@
 //! The programs, run by `BPF_PROG_TEST_RUN` with frames made by hand, against the maps that `veth up` has filled.
 #![expect(clippy::unwrap_used, reason = "everything in a test panics when it fails")]
 
-use aya::{TestRun as _, TestRunOptions, programs::SchedClassifier};
+use aya::{
+    TestRun as _, TestRunOptions,
+    programs::{ProgramInfo, SchedClassifier},
+    util::KernelVersion,
+};
 use rtnetlink::LinkMessageBuilder;
 use serde_json::Value;
 use veth_common::Mac;
-use veth_tests::{Lab, frame, lab::set_link};
+use veth_tests::{Lab, frame, lab::set_link, need};
 
 /// Actions of `linux/pkt_cls.h` and `linux/bpf.h`, as the kernel returns them.
 const NEXT: u32 = u32::MAX;
@@ -210,4 +214,35 @@ fn frames_of_a_stranger_interface_pass_and_are_counted_as_nobodys() {
     assert_eq!(action, NEXT);
     let unattributed = |snapshot: &Value| snapshot["unattributed"]["packets"].as_u64().unwrap();
     assert_eq!(unattributed(&growth.after) - unattributed(&growth.before), 1);
+}
+
+/// The verifier gives up after this many instructions: `BPF_COMPLEXITY_LIMIT_INSNS`.
+const VERIFIER_LIMIT: u32 = 1_000_000;
+
+#[test]
+fn the_verifier_is_far_from_giving_up() {
+    for (how, args) in [("", &["up"][..]), (" with messages", &["up", "--ebpf-log", "debug"])] {
+        let bench = Bench::up("wire", args);
+        let programs: Vec<_> = bench.lab.run(|| {
+            std::fs::read_dir("/sys/fs/bpf/veth/v1/wire")
+                .unwrap()
+                .map(|entry| entry.unwrap().path())
+                .filter_map(|path| {
+                    let name = path.file_name().unwrap().to_str().unwrap().strip_prefix("prog_")?.to_owned();
+                    Some((name, ProgramInfo::from_pin(&path).unwrap().verified_instruction_count()))
+                })
+                .collect()
+        });
+        assert!(!programs.is_empty(), "programs are pinned");
+        for (name, count) in programs {
+            match count {
+                Some(count) => {
+                    assert!(count > 0 && count < VERIFIER_LIMIT, "{name}{how}: {count}");
+                    need::fact(&format!("{name}{how}"), count.into());
+                }
+                // Older kernels verify as well, but do not tell.
+                None => assert!(KernelVersion::current().unwrap() < KernelVersion::new(5, 16, 0), "{name}"),
+            }
+        }
+    }
 }

@@ -27,7 +27,13 @@ impl Binaries {
     /// Builds them.
     pub(super) fn build(workspace: &Workspace, object: &Path) -> Result<Self> {
         let mut cargo = workspace.command("cargo");
-        cargo.args(["build", "--profile=guest", "--target", TARGET, "--message-format=json-render-diagnostics"]);
+        cargo.args([
+            "build",
+            "--profile=guest",
+            "--target",
+            TARGET,
+            "--message-format=json-render-diagnostics",
+        ]);
         cargo.args(["--package=veth-user", "--package=veth-tests", "--features=veth-user/test-hooks"]);
         cargo.args(["--bin=veth", "--test=prog", "--test=net"]);
         cargo.env(build::OBJECT, object).env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");

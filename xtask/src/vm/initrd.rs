@@ -35,8 +35,9 @@ const MODULES: [&str; 16] = [
     "nft_reject",
 ];
 
-/// Programs of the host that tests start with options that busybox's lack.
-const PROGRAMS: [&str; 1] = ["setpriv"];
+/// Programs of the host: what tests start with options that busybox's lack, and a shell, for that of busybox would
+/// start what busybox has.
+const PROGRAMS: [&str; 2] = ["setpriv", "sh"];
 
 /// What a guest does. The kernel writes to the first serial line and the tests to the second, so that neither
 /// disturbs the other.

@@ -24,7 +24,7 @@ const SUITES: [&str; 4] = ["bullseye", "bookworm", "bookworm-backports", "trixie
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// How long lists of packages are good for.
-const FRESH: Duration = Duration::from_secs(24 * 60 * 60);
+const FRESH: Duration = Duration::from_hours(24);
 
 /// A kernel that can be started.
 #[derive(Clone, Debug)]

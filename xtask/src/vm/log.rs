@@ -40,26 +40,25 @@ pub(super) struct Log {
 enum Part {
     Start,
     Binary(String),
-    Skips,
+    Skips(String),
     Facts,
 }
 
 impl Log {
     /// Reads what came over the serial line.
-    pub(super) fn parse(text: &str) -> Self {
+    pub(super) fn parse(output: &str) -> Self {
         let mut log = Self::default();
         let mut part = Part::Start;
         let mut reasons: BTreeMap<Test, String> = BTreeMap::new();
         let mut reason_of: Option<Test> = None;
-        for line in text.lines().map(|line| line.trim_end_matches('\r')) {
+        for line in output.lines().map(|line| line.trim_end_matches('\r')) {
             let test = |binary: &String, name: &str| Test { binary: binary.clone(), name: name.to_owned() };
             match (line.split_once(' ').unwrap_or((line, "")), &part) {
                 (("@begin", binary), _) => part = Part::Binary(binary.to_owned()),
-                (("@end", ""), _) => {
-                    part = Part::Start;
+                (("@skips", ""), Part::Binary(binary)) => {
+                    part = Part::Skips(binary.clone());
                     reason_of = None;
                 }
-                (("@skips", ""), _) => part = Part::Skips,
                 (("@facts", ""), _) => part = Part::Facts,
                 (("@done", ""), _) => log.is_complete = true,
                 (_, Part::Start) => {}
@@ -83,9 +82,9 @@ impl Log {
                         log.result(test, line);
                     }
                 }
-                (_, Part::Skips) => {
+                (_, Part::Skips(binary)) => {
                     if let Some((name, why)) = line.split_once('\t') {
-                        log.skip(name, why);
+                        log.skip(&test(binary, name), why);
                     }
                 }
                 (_, Part::Facts) => {
@@ -99,7 +98,7 @@ impl Log {
         }
         for (test, reason) in reasons {
             if let Some(Outcome::Failed(text)) = log.outcomes.get_mut(&test) {
-                *text = reason.trim().to_owned();
+                reason.trim().clone_into(text);
             }
         }
         log
@@ -111,11 +110,11 @@ impl Log {
     }
 
     /// Notes what follows the name of a test: its result, perhaps behind something else, perhaps before a time.
-    fn result(&mut self, test: Test, text: &str) {
-        let text = text.split(" <").next().unwrap_or_default().trim_end();
-        let outcome = if text.ends_with("ok") {
+    fn result(&mut self, test: Test, line: &str) {
+        let line = line.split(" <").next().unwrap_or_default().trim_end();
+        let outcome = if line.ends_with("ok") {
             Outcome::Passed
-        } else if text.ends_with("FAILED") {
+        } else if line.ends_with("FAILED") {
             Outcome::Failed(String::new())
         } else {
             self.last = Some(test);
@@ -125,12 +124,12 @@ impl Log {
         self.outcomes.insert(test, outcome);
     }
 
-    /// Notes that a test that passed did so only because it gave up. Names are as good as unique.
-    fn skip(&mut self, name: &str, why: &str) {
-        for (test, outcome) in &mut self.outcomes {
-            if test.name == name && *outcome == Outcome::Passed {
-                *outcome = Outcome::Skipped(why.to_owned());
-            }
+    /// Notes that a test that passed did so only because it gave up.
+    fn skip(&mut self, test: &Test, why: &str) {
+        if let Some(outcome) = self.outcomes.get_mut(test)
+            && *outcome == Outcome::Passed
+        {
+            *outcome = Outcome::Skipped(why.to_owned());
         }
     }
 }
@@ -146,7 +145,7 @@ mod tests {
     const LOG: &str = "noise\r\n@begin net\r\n\r\nrunning 5 tests\r\ntest a::fine ... ok\r\ntest a::broken ... FAILED\r\n\
         test a::old ... ok <1.234s>\r\ntest a::loud ... something\r\nok\r\ntest a::off ... ignored\r\n\r\nfailures:\r\n\r\n\
         ---- a::broken stdout ----\r\n\r\nthread 'a::broken' panicked at x.rs:1:2:\r\nno such thing\r\n\r\n\r\n\
-        failures:\r\n    a::broken\r\n\r\ntest result: FAILED. 3 passed\r\n@end\r\n@skips\r\na::old\tTCX (needs 6.6)\r\n\
+        failures:\r\n    a::broken\r\n\r\ntest result: FAILED. 3 passed\r\n@skips\r\na::old\tTCX (needs 6.6)\r\n\
         @facts\r\nveth_ingress\t1234\r\n@done\r\n";
 
     #[test]
@@ -174,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_failure_is_no_skip() {
-        let log = Log::parse("@begin net\ntest a ... FAILED\n@end\n@skips\na\tTCX (needs 6.6)\n@done\n");
+        let log = Log::parse("@begin net\ntest a ... FAILED\n@skips\na\tTCX (needs 6.6)\n@done\n");
         assert_eq!(log.outcome(&test("net", "a")), Outcome::Failed(String::new()));
     }
 }

@@ -72,10 +72,11 @@ impl Machines {
         if problems.is_empty() {
             return Ok(());
         }
+        let count = problems.len();
         bail!(
-            "{}\n{} of {} kernels; logs are in {}",
+            "{}\n{count} {} on {} kernels; logs are in {}",
             problems.join("\n"),
-            problems.len(),
+            if count == 1 { "problem" } else { "problems" },
             kernels.len(),
             logs.display()
         )
@@ -125,6 +126,5 @@ fn one(tools: &Tools, kernel: &Kernel, contents: &Contents<'_>, logs: &Path) -> 
         (false, _) => "took too long and was stopped".to_owned(),
     };
     eprintln!("kernel {version} {how} after {} s", time.as_secs());
-    fs::remove_file(&initrd).with_context(|| format!("remove {}", initrd.display()))?;
     Ok(Column { version: version.clone(), log, time })
 }

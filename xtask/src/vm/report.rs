@@ -139,11 +139,11 @@ pub(super) fn problems(tests: &[Test], columns: &[Column]) -> Vec<String> {
             problems.push(format!("{version}: {} without a result: {}", missing.len(), missing.join(", ")));
         }
         if !log.is_complete {
-            let last = log
-                .last
-                .as_ref()
-                .map_or_else(String::new, |test| format!(" in {} {}", test.binary, test.name));
-            problems.push(format!("{version}: the guest did not come to its end; it was{last}"));
+            let place = log.last.as_ref().map_or_else(
+                || "between two tests".to_owned(),
+                |test| format!("in {} {}", test.binary, test.name),
+            );
+            problems.push(format!("{version}: the guest did not come to its end, it was {place}"));
         }
     }
     problems
@@ -190,7 +190,7 @@ mod tests {
             column(
                 "5.10.223",
                 "@begin net\ntest a ... ok\ntest b ... ok\ntest c ... FAILED\n---- c stdout ----\n\
-                 thread 'c' panicked at x.rs:1:2:\nno such thing\nnote: run with\nfailures:\n@end\n@skips\n\
+                 thread 'c' panicked at x.rs:1:2:\nno such thing\nnote: run with\nfailures:\n@skips\n\
                  b\tTCX (needs 6.6)\n@facts\n@done\n",
                 40,
             ),
@@ -233,7 +233,7 @@ veth                   - [1]     99
                 "5.10.223: net c: no such thing",
                 "6.12.95: net b: skipped on a kernel that is new enough: TCX (needs 6.6)",
                 "6.12.95: 1 without a result: net c",
-                "6.12.95: the guest did not come to its end; it was",
+                "6.12.95: the guest did not come to its end, it was between two tests",
             ]
         );
     }

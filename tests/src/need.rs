@@ -1,22 +1,32 @@
-//! What a test needs of the kernel. A test that is skipped says why; on a kernel that has it, none can be.
+//! What a test needs of the kernel. It gives up early on one that is too old, loudly, and never on any other.
 
-use std::{fs::OpenOptions, io::Write as _};
+use std::{fs::File, io::Write as _, thread};
 
-use veth_user::probe::Kernel;
+use aya::util::KernelVersion;
 
-/// Whether the running kernel is new enough. If not, says so, and notes it in the file that `VETH_SKIPS` names.
+/// Whether the kernel is at least of this version. If not, what it lacks is printed, and noted where
+/// `cargo xtask test vm` looks for it; the test must then return.
 #[must_use]
 pub fn kernel(major: u8, minor: u8, what: &str) -> bool {
-    if Kernel::current().unwrap() >= Kernel(major, minor, 0) {
+    if KernelVersion::current().unwrap() >= KernelVersion::new(major, minor, 0) {
         return true;
     }
-    let thread = std::thread::current();
-    let test = thread.name().unwrap_or("?");
-    let line = format!("{test}\t{what} (needs {major}.{minor})\n");
-    print!("skipped: {line}");
-    if let Some(path) = std::env::var_os("VETH_SKIPS") {
-        let mut file = OpenOptions::new().append(true).create(true).open(path).unwrap();
-        file.write_all(line.as_bytes()).unwrap();
-    }
+    let test = thread::current().name().unwrap().to_owned();
+    let reason = format!("{what} (needs {major}.{minor})");
+    eprintln!("{test}: skipped: {reason}");
+    append("VETH_SKIPS", &format!("{test}\t{reason}"));
     false
+}
+
+/// Notes a number that somebody may want to know.
+pub fn fact(name: &str, number: u64) {
+    append("VETH_FACTS", &format!("{name}\t{number}"));
+}
+
+/// Appends a line to the file that a variable names, if there is one.
+fn append(variable: &str, line: &str) {
+    if let Some(path) = std::env::var_os(variable) {
+        let mut file = File::options().append(true).create(true).open(path).unwrap();
+        file.write_all(format!("{line}\n").as_bytes()).unwrap();
+    }
 }

@@ -1,15 +1,16 @@
 //! `cargo xtask ci`: what decides whether a change is good, the same here and on a server.
 
-use std::path::Path;
+use std::{path::Path, time::Instant};
 
 use anyhow::{Result, ensure};
 
-use crate::{command, lint, run, test, workspace::Workspace};
+use crate::{build, command, lint, run, test, vm::Machines, workspace::Workspace};
 
 /// The command by which `README.md` tells readers to test.
 const TEST: &str = "cargo xtask test";
 
-/// Lints, runs the tests just as a reader of `README.md` would, and lets veth run for two seconds.
+/// Lints, runs the tests just as a reader of `README.md` would, lets veth run for two seconds, and then tests on
+/// other kernels if virtual machines can be had.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     lint::run(workspace)?;
     if workspace.root.join("README.md").exists() {
@@ -17,5 +18,16 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
         ensure!(readme.lines().any(|line| line.trim() == TEST), "README.md has no line `{TEST}`");
     }
     test::run(workspace, &test::Arguments::default())?;
-    command::run(run::build_and_prepare(workspace)?.args(["run", "--for", "2s"]))
+    command::run(run::build_and_prepare(workspace)?.args(["run", "--for", "2s"]))?;
+    let machines = match Machines::find_or_get(workspace, &[]) {
+        Ok(machines) => machines,
+        Err(error) => {
+            eprintln!("no other kernels were tested: {error:#}");
+            return Ok(());
+        }
+    };
+    let start = Instant::now();
+    let result = machines.test(workspace, &build::ebpf(workspace)?, &[]);
+    eprintln!("`{TEST} vm` took {} s", start.elapsed().as_secs());
+    result
 }

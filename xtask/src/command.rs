@@ -51,6 +51,14 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     String::from_utf8(output.stdout).with_context(|| format!("read what {command:?} prints"))
 }
 
+/// Shows a command, runs it, and returns what it prints. What it complains of is shown as it comes.
+pub(crate) fn capture(command: &mut Command) -> Result<String> {
+    show(command);
+    let output = command.stderr(Stdio::inherit()).output().with_context(|| format!("run {command:?}"))?;
+    ensure!(output.status.success(), "{}: {}", line(command), output.status);
+    String::from_utf8(output.stdout).with_context(|| format!("read what {command:?} prints"))
+}
+
 /// Shows a command and becomes it, so that its signals and its exit code are its own. Returns only if it cannot
 /// be started.
 pub(crate) fn exec(command: &mut Command) -> Result<Infallible> {

@@ -1,5 +1,6 @@
 //! The project's own tasks: `cargo xtask <task>`, one module each.
 
+mod apt;
 mod build;
 mod ci;
 mod command;
@@ -8,6 +9,7 @@ mod run;
 mod setup;
 mod test;
 mod toolchain;
+mod vm;
 mod workspace;
 
 use anyhow::Result;

@@ -1,18 +1,20 @@
-//! `cargo xtask test`: the three tiers, from the one that needs nothing to the one that needs a network.
+//! `cargo xtask test`: the tiers, from the one that needs nothing to the one that needs other kernels.
 
 use std::{ffi::OsString, path::Path};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 use nix::unistd::geteuid;
 
-use crate::{build, command, run::ensure_sudo, toolchain::Version, workspace::Workspace};
+use crate::{build, command, run::ensure_sudo, toolchain::Version, vm::Machines, workspace::Workspace};
 
 /// What to test.
 #[derive(Default, clap::Args)]
 pub(crate) struct Arguments {
-    /// One tier only.
+    /// One tier only; all but `vm` if none is named.
     tier: Option<Tier>,
+    /// The kernels for `vm`, by series: 6.12, or 7 for the newest that starts so.
+    kernels: Vec<String>,
     /// Arguments of the test binaries: a filter, `--nocapture`, …
     #[arg(last = true, value_name = "ARGUMENTS")]
     harness: Vec<OsString>,
@@ -27,11 +29,19 @@ enum Tier {
     Prog,
     /// Whole networks of pods, as root.
     Net,
+    /// `prog` and `net` in virtual machines with the kernels of distributions, without root.
+    Vm,
 }
 
 /// Runs the tests. The object is built even for the unit tests, some of which look into it.
 pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
-    let Arguments { tier, harness } = arguments;
+    let Arguments { tier, kernels, harness } = arguments;
+    ensure!(kernels.is_empty() || *tier == Some(Tier::Vm), "kernels are for `cargo xtask test vm`");
+    if *tier == Some(Tier::Vm) {
+        // First what may be missing, then what takes long.
+        let machines = Machines::find_or_get(workspace, kernels)?;
+        return machines.test(workspace, &build::ebpf(workspace)?, harness);
+    }
     let object = build::ebpf(workspace)?;
     if tier.is_none_or(|tier| tier == Tier::Unit) {
         let mut cargo = workspace.command("cargo");
@@ -42,7 +52,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         None => privileged(workspace, &object, &["prog", "net"], harness),
         Some(Tier::Prog) => privileged(workspace, &object, &["prog"], harness),
         Some(Tier::Net) => privileged(workspace, &object, &["net"], harness),
-        Some(Tier::Unit) => Ok(()),
+        Some(Tier::Unit | Tier::Vm) => Ok(()),
     }
 }
 

@@ -1,0 +1,130 @@
+//! `cargo xtask test vm`: the tests on kernels of distributions, each in a virtual machine without hardware
+//! support, so that it works wherever there is a processor.
+
+mod binaries;
+mod elf;
+mod guest;
+mod initrd;
+mod kernel;
+mod log;
+mod report;
+mod tools;
+
+use std::{
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    sync::Mutex,
+    thread,
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use self::{binaries::Binaries, initrd::Contents, kernel::Kernel, log::Log, report::Column, tools::Tools};
+use crate::{apt, workspace::Workspace};
+
+/// All that is not ours and has to be fetched: QEMU and kernels.
+pub(crate) struct Machines {
+    tools: Tools,
+    kernels: Vec<Kernel>,
+    /// Where they are, and logs.
+    folder: PathBuf,
+}
+
+impl Machines {
+    /// Finds or gets QEMU and the newest kernel of each series; of the usual ones if none are named.
+    pub(crate) fn find_or_get(workspace: &Workspace, series: &[String]) -> Result<Self> {
+        ensure!(cfg!(target_arch = "x86_64"), "virtual machines run x86-64 kernels only, on x86-64 only");
+        for name in series {
+            ensure!(
+                name.split('.').all(|number| number.parse::<u16>().is_ok()),
+                "`{name}` is no series of kernels: name one like 6.12, or 7 for the newest that starts so"
+            );
+        }
+        let series: Vec<&str> = if series.is_empty() {
+            kernel::DEFAULT.into()
+        } else {
+            series.iter().map(String::as_str).collect()
+        };
+        let folder = workspace.target.join("vm");
+        fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+        let tools = Tools::find_or_get(workspace, &folder)?;
+        let kernels = kernel::find_or_get(workspace, &folder, &series)?;
+        Ok(Self { tools, kernels, folder })
+    }
+
+    /// Runs the tests on each kernel, prints what came of it, and fails unless all passed that can.
+    pub(crate) fn test(&self, workspace: &Workspace, object: &Path, harness: &[OsString]) -> Result<()> {
+        let Self { tools: _, kernels, folder } = self;
+        let binaries = Binaries::build(workspace, object)?;
+        let tests = binaries.list(harness)?;
+        ensure!(!tests.is_empty(), "no test is left by the filter");
+        let logs = folder.join("logs");
+        apt::remove(&logs)?;
+        fs::create_dir_all(&logs).with_context(|| format!("create {}", logs.display()))?;
+        let start = Instant::now();
+        let mut columns = self.run(&binaries, harness, &logs)?;
+        columns.sort_by_key(|(number, _)| *number);
+        let columns: Vec<Column> = columns.into_iter().map(|(_, column)| column).collect();
+        print!("{}", report::render(&tests, &columns, start.elapsed()));
+        let problems = report::problems(&tests, &columns);
+        if problems.is_empty() {
+            return Ok(());
+        }
+        let count = problems.len();
+        bail!(
+            "{}\n{count} {} on {} kernels; logs are in {}",
+            problems.join("\n"),
+            if count == 1 { "problem" } else { "problems" },
+            kernels.len(),
+            logs.display()
+        )
+    }
+
+    /// Runs the guests, as many at once as there are processors, and returns each with its kernel's number.
+    fn run(&self, binaries: &Binaries, harness: &[OsString], logs: &Path) -> Result<Vec<(usize, Column)>> {
+        let Self { tools, kernels, folder: _ } = self;
+        let contents = Contents { busybox: &tools.busybox, binaries, harness };
+        let queue = Mutex::new(kernels.iter().enumerate());
+        let next = || queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
+        let worker = || {
+            let mut columns = Vec::new();
+            while let Some((number, kernel)) = next() {
+                columns.push((number, one(tools, kernel, &contents, logs)?));
+            }
+            Ok(columns)
+        };
+        let count = thread::available_parallelism().map_or(1, usize::from).min(kernels.len());
+        thread::scope(|scope| {
+            let workers: Vec<_> = (0..count).map(|_| scope.spawn(worker)).collect();
+            let mut columns = Vec::new();
+            for worker in workers {
+                let result: Result<Vec<_>> =
+                    worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                columns.extend(result?);
+            }
+            Ok(columns)
+        })
+    }
+}
+
+/// Runs one guest.
+fn one(tools: &Tools, kernel: &Kernel, contents: &Contents<'_>, logs: &Path) -> Result<Column> {
+    let Kernel { version, image: _, modules } = kernel;
+    let context = || format!("test kernel {version}");
+    let initrd = logs.join(format!("{version}.initrd"));
+    fs::write(&initrd, contents.archive(modules).with_context(context)?)
+        .with_context(|| format!("write {}", initrd.display()))?;
+    eprintln!("kernel {version} starts");
+    let ended = guest::run(tools, kernel, &initrd, logs).with_context(context)?;
+    let guest::Ended { tests, console, time, in_time } = ended;
+    let log = Log::parse(&tests);
+    let how = match (in_time, log.is_complete) {
+        (true, true) => "has ended".to_owned(),
+        (true, false) => format!("died; {} may say why", console.display()),
+        (false, _) => "took too long and was stopped".to_owned(),
+    };
+    eprintln!("kernel {version} {how} after {} s", time.as_secs());
+    Ok(Column { version: version.clone(), log, time })
+}

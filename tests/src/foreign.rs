@@ -6,6 +6,7 @@ use std::{
 };
 
 use aya::maps::{Array, Map, MapData};
+use nix::sys::resource::{Resource, setrlimit};
 use veth_user::net::tc::{Direction, Position};
 
 use crate::lab::with_netlink;
@@ -54,18 +55,23 @@ pub struct Foreign {
 }
 
 impl Foreign {
-    /// A TCX program on a link's ingress, which sets the mark of frames if it is not 0. The index is of the calling
-    /// thread's namespace.
+    /// A TCX program on a link's ingress. The index is of the calling thread's namespace.
     #[must_use]
-    pub fn tcx(ifindex: u32, place: Place, mark: u32, verdict: Verdict) -> Self {
-        let (counter, program) = classifier(verdict, |code| {
-            if mark != 0 {
-                code.push(op(0xb7, 1, 0, 0, mark.try_into().unwrap())); // r1 = mark
-                code.push(op(0x63, 6, 1, SKB_MARK, 0)); // skb->mark = r1
-            }
-        });
+    pub fn tcx(ifindex: u32, place: Place, verdict: Verdict) -> Self {
+        let (counter, program) = classifier(verdict, |_| {});
         let flags = if place == Place::First { BPF_F_BEFORE } else { 0 };
         Self { counter, _link: Some(link(&program, ifindex, BPF_TCX_INGRESS, flags)) }
+    }
+
+    /// A clsact filter before all others on a link's ingress, which sets the mark of frames.
+    #[must_use]
+    pub fn mark_ingress(ifindex: u32, mark: u32) -> Self {
+        let (counter, program) = classifier(Verdict::Next, |code| {
+            code.push(op(0xb7, 1, 0, 0, mark.try_into().unwrap())); // r1 = mark
+            code.push(op(0x63, 6, 1, SKB_MARK, 0)); // skb->mark = r1
+        });
+        filter(ifindex, Direction::Ingress, 1, &program);
+        Self { counter, _link: None }
     }
 
     /// A clsact filter on a link's ingress, or on its egress.
@@ -114,6 +120,9 @@ fn classifier(verdict: Verdict, extra: impl FnOnce(&mut Vec<u64>)) -> (OwnedFd, 
 
 /// Loads `counter[0] += 1; EXTRA; return ACTION`, with the context in r6. Returns the counter and the program.
 fn load(kind: u32, action: i32, extra: impl FnOnce(&mut Vec<u64>)) -> (OwnedFd, OwnedFd) {
+    // Kernels before 5.11 count maps against a limit. Where it may not be raised, it is not needed.
+    let limit = nix::sys::resource::RLIM_INFINITY;
+    let _unused: nix::Result<()> = setrlimit(Resource::RLIMIT_MEMLOCK, limit, limit);
     let counter = bpf(BPF_MAP_CREATE, &words(&[BPF_MAP_TYPE_ARRAY, 4, 8, 1])).unwrap();
     let mut code = vec![
         op(0xbf, 6, 1, 0, 0),                     // r6 = r1

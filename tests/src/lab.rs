@@ -31,6 +31,7 @@ use veth_user::{
         Netlink, Netns,
         link::{Link, LinkStats},
     },
+    probe::{Peer, Scratch},
 };
 
 use crate::hook;
@@ -201,6 +202,12 @@ impl Lab {
             assert!(start.elapsed() < PATIENCE, "{topology} does not come to rest");
             before = after;
         }
+    }
+
+    /// What `bpf_redirect_peer` does here, by the same experiment that `veth up` makes.
+    #[must_use]
+    pub fn redirect_peer(&self) -> Peer {
+        self.run(|| with_netlink(async |_| Scratch::new().await.unwrap().redirect_peer().await.unwrap()))
     }
 
     /// A namespace by its name.

@@ -24,6 +24,9 @@ fn equal_to_what_was_sent_and_to_the_kernels(hook: Hook) {
             continue;
         }
         let lab = Lab::new();
+        let by_host_end = host_redirect || hook.is_xdp();
+        // Trap A3: some kernels do not count peer redirects on the pod's link.
+        let kernel_counts = by_host_end || lab.redirect_peer().counts;
         let Pair { one, two, a, b, out, .. } = Pair::up(&lab, hook, args, pods);
         silence(&one);
         silence(&two);
@@ -56,11 +59,11 @@ fn equal_to_what_was_sent_and_to_the_kernels(hook: Hook) {
         // What native XDP receives is counted at both ends of the pair without its Ethernet header.
         let header = if hook == Hook::Xdp { 14 * FRAMES } else { 0 };
         assert_eq!(sent.tx_bytes - sent_before.tx_bytes + header, bytes, "{topology}");
-        assert_eq!(received.rx_packets - received_before.rx_packets, FRAMES, "{topology}");
-        assert_eq!(received.rx_bytes - received_before.rx_bytes, bytes, "{topology}");
+        let arrived = (received.rx_packets - received_before.rx_packets, received.rx_bytes - received_before.rx_bytes);
+        assert_eq!(arrived, if kernel_counts { (FRAMES, bytes) } else { (0, 0) }, "{topology}");
         assert_eq!(grown(0, "/kernel/rx_packets"), FRAMES, "{topology}");
         // redirect_peer goes past the host end; redirect goes through it.
-        let through = if host_redirect || hook.is_xdp() { FRAMES } else { 0 };
+        let through = if by_host_end { FRAMES } else { 0 };
         assert_eq!(grown(1, "/kernel/tx_packets"), through, "{topology}");
     }
 }

@@ -28,6 +28,7 @@ fn up(lab: &Lab, hook: Hook, pods: usize) -> Vec<Netns> {
 
 fn sixteen_pods_all_to_all(hook: Hook) {
     let lab = Lab::new();
+    let kernel_counts = hook.is_xdp() || lab.redirect_peer().counts;
     let pods = up(&lab, hook, 16);
     for pod in &pods {
         hush(pod);
@@ -63,9 +64,14 @@ fn sixteen_pods_all_to_all(hook: Hook) {
             assert_eq!(bytes(&after["rx"]["bytes"]), bytes(&after["kernel"]["rx_bytes"]) + header, "{after}");
             assert!(sum(after, "/redirected") > sum(before, "/redirected"));
             let kernel = pod_link_stats(&lab.pod(&format!("switch-{pod}")), "eth0");
-            assert_eq!(sum(after, "/tx"), kernel.rx_packets, "{pod}");
             assert_eq!(sum(after, "/rx"), kernel.tx_packets, "{pod}");
-            assert_eq!(bytes(&after["tx"]["bytes"]), kernel.rx_bytes, "{pod}");
+            // Trap A3: some kernels do not count peer redirects on the pod's link.
+            if kernel_counts {
+                assert_eq!(sum(after, "/tx"), kernel.rx_packets, "{pod}");
+                assert_eq!(bytes(&after["tx"]["bytes"]), kernel.rx_bytes, "{pod}");
+            } else {
+                assert!(sum(after, "/tx") > kernel.rx_packets, "{pod}");
+            }
         }
     }
     assert_eq!(after["unattributed"]["packets"], 0);

@@ -102,13 +102,16 @@ fn a_first_ipv6_packet_needs_no_second(hook: Hook) {
 
 #[test]
 fn the_mark_of_a_program_before_ours_does_not_reach_the_pod() {
-    use veth_tests::foreign::{Foreign, Place, Verdict};
+    use veth_tests::foreign::Foreign;
 
+    if !veth_tests::need::kernel(5, 19, "SO_RCVMARK, by which a socket is told of a mark") {
+        return;
+    }
     let lab = Lab::new();
-    lab.ok(&["up"]);
+    lab.ok(&["up", "--hook", "clsact"]);
     let (one, two) = (lab.pod("ns1"), lab.pod("ns2"));
     let index = lab.link("wire-ns1").index;
-    let foreign = lab.run(move || Foreign::tcx(index, Place::First, 0x77, Verdict::Next));
+    let foreign = lab.run(move || Foreign::mark_ingress(index, 0x77));
     let receiver = bind(&two, wire_addresses()[0]);
     ask_for_marks(&receiver);
     bind(&one, [0, 0, 0, 0].into()).send_to(b"marked?", receiver.local_addr().unwrap()).unwrap();

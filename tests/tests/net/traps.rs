@@ -19,18 +19,13 @@ use veth_user::{
         ethtool::{Ethtool, Setting},
         tc::Direction,
     },
-    probe::{Kernel, Peer, Scratch},
+    probe::Kernel,
 };
 
 for_each_hook!(two_attachments_of_ours_are_refused, trap_vlan_offload);
 
 fn address() -> IpAddr {
     "172.16.0.2".parse().unwrap()
-}
-
-/// What `bpf_redirect_peer` does here, by the same experiment that `veth up` makes.
-fn experiment(lab: &Lab) -> Peer {
-    lab.run(|| with_netlink(async |_| Scratch::new().await.unwrap().redirect_peer().await.unwrap()))
 }
 
 fn feature(pod: &Netns, feature: &'static str, on: bool) {
@@ -42,7 +37,7 @@ fn feature(pod: &Netns, feature: &'static str, on: bool) {
 #[test]
 fn trap_a1_packet_type() {
     let lab = Lab::new();
-    let peer = experiment(&lab);
+    let peer = lab.redirect_peer();
     assert!(peer.arrives);
     if Kernel::current().unwrap() >= Kernel(6, 15, 0) {
         assert!(peer.scrubs, "by its version this kernel scrubs, and veth does not set the packet type");
@@ -57,7 +52,7 @@ fn trap_a1_packet_type() {
 fn trap_a3_peer_statistics() {
     const FRAMES: u64 = 100;
     let lab = Lab::new();
-    let kernel_counts = experiment(&lab).counts;
+    let kernel_counts = lab.redirect_peer().counts;
     assert!(kernel_counts || Kernel::current().unwrap() < Kernel(6, 7, 0));
     lab.ok(&["up"]);
     let Pair { one, two, a, b, out, .. } = Pair::open(&lab, ["ns1", "ns2"]);
@@ -393,7 +388,7 @@ fn trap_d3_a_policy_before_ours_can_drop() {
         assert_eq!(udp(&one, &two, address(), 100, 1), 0);
         let index = lab.link("wire-ns1").index;
         let policy = lab.run(move || match plant {
-            "tcx" => Foreign::tcx(index, Place::First, 0, Verdict::Drop),
+            "tcx" => Foreign::tcx(index, Place::First, Verdict::Drop),
             _ => Foreign::clsact(index, Direction::Ingress, 1, Verdict::Drop),
         });
         assert_eq!(udp(&one, &two, address(), 100, 1), 1, "{plant} before {hook}");

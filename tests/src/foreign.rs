@@ -1,8 +1,10 @@
 //! Programs of others: tiny ones, in instructions, so that tests need no second eBPF crate.
 
 use std::{
+    ffi::CString,
     io,
     os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd},
+    path::Path,
 };
 
 use aya::maps::{Array, Map, MapData};
@@ -13,6 +15,7 @@ use crate::lab::with_netlink;
 
 const BPF_MAP_CREATE: i64 = 0;
 const BPF_PROG_LOAD: i64 = 5;
+const BPF_OBJ_PIN: i64 = 6;
 const BPF_LINK_CREATE: i64 = 28;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 const BPF_PROG_TYPE_XDP: u32 = 6;
@@ -61,6 +64,17 @@ impl Foreign {
         let (counter, program) = classifier(verdict, |_| {});
         let flags = if place == Place::First { BPF_F_BEFORE } else { 0 };
         Self { counter, _link: Some(link(&program, ifindex, BPF_TCX_INGRESS, flags)) }
+    }
+
+    /// A TC program that is only pinned, for somebody else to attach.
+    #[must_use]
+    pub fn pinned(path: &Path, verdict: Verdict) -> Self {
+        let (counter, program) = classifier(verdict, |_| {});
+        let path = CString::new(path.as_os_str().as_encoded_bytes()).unwrap();
+        let mut attr = (path.as_ptr() as u64).to_ne_bytes().to_vec();
+        attr.extend(words(&[u32::try_from(program.as_raw_fd()).unwrap(), 0]));
+        call(BPF_OBJ_PIN, &attr).unwrap();
+        Self { counter, _link: Some(program) }
     }
 
     /// A clsact filter before all others on a link's ingress, which sets the mark of frames.
@@ -171,15 +185,18 @@ fn words(words: &[u32]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_ne_bytes()).collect()
 }
 
+/// A call that gives a descriptor.
 fn bpf(command: i64, attr: &[u8]) -> io::Result<OwnedFd> {
+    let fd = call(command, attr)?;
+    // SAFETY: just opened, and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn call(command: i64, attr: &[u8]) -> io::Result<i32> {
     let mut whole = [0_u64; 18];
     // SAFETY: plain bytes, and attr is shorter.
     unsafe { std::ptr::copy_nonoverlapping(attr.as_ptr(), whole.as_mut_ptr().cast(), attr.len()) };
     // SAFETY: the kernel reads as much as we say, which is there.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, command, whole.as_ptr(), size_of_val(&whole)) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: just opened, and nobody else's.
-    Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).unwrap()) })
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, whole.as_ptr(), size_of_val(&whole)) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(i32::try_from(result).unwrap()) }
 }

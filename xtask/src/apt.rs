@@ -88,7 +88,7 @@ impl Apt {
         &self,
         workspace: &Workspace,
         packages: &[&str],
-        is_wanted: impl Fn(&str, &HashSet<&str>) -> bool,
+        is_wanted: &impl Fn(&str, &HashSet<&str>) -> bool,
     ) -> Result<BTreeSet<String>> {
         let installed = command::output(workspace.command("dpkg-query").args([
             "--show",
@@ -128,6 +128,27 @@ impl Apt {
         }
         command
     }
+}
+
+/// Gets packages, and what they depend on as far as it is wanted, unpacked in a folder that appears when it is
+/// complete.
+pub(crate) fn get(
+    workspace: &Workspace,
+    packages: &[&str],
+    is_wanted: impl Fn(&str, &HashSet<&str>) -> bool,
+    root: &Path,
+) -> Result<()> {
+    let (debs, lists) = (root.with_extension("debs"), root.with_extension("lists"));
+    let download =
+        |apt: &Apt| apt.download(workspace, apt.with_dependencies(workspace, packages, &is_wanted)?, &debs);
+    // The system's package lists may be missing, or so old that a package has gone from the server.
+    download(&Apt::system()).or_else(|error| {
+        eprintln!("{error:#}; again with fresh package lists");
+        download(&Apt::private(workspace, &lists)?)
+    })?;
+    unpack(workspace, &debs, root)?;
+    remove(&debs)?;
+    remove(&lists)
 }
 
 /// Unpacks packages beside the place where they belong, and moves them there when all are complete.

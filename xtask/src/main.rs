@@ -5,6 +5,7 @@ mod build;
 mod ci;
 mod command;
 mod lint;
+mod others;
 mod run;
 mod setup;
 mod test;

@@ -6,7 +6,9 @@ use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 use nix::unistd::geteuid;
 
-use crate::{build, command, run::ensure_sudo, toolchain::Version, vm::Machines, workspace::Workspace};
+use crate::{
+    build, command, others, run::ensure_sudo, toolchain::Version, vm::Machines, workspace::Workspace,
+};
 
 /// What to test.
 #[derive(Default, clap::Args)]
@@ -29,6 +31,8 @@ enum Tier {
     Prog,
     /// Whole networks of pods, as root.
     Net,
+    /// Veth beside real programs of others, xdp-filter and tc, as root.
+    Others,
     /// `prog` and `net` in virtual machines with the kernels of distributions, without root.
     Vm,
 }
@@ -49,9 +53,22 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         command::run(&mut cargo)?;
     }
     match tier {
-        None => privileged(workspace, &object, &["prog", "net"], harness),
-        Some(Tier::Prog) => privileged(workspace, &object, &["prog"], harness),
-        Some(Tier::Net) => privileged(workspace, &object, &["net"], harness),
+        None => {
+            privileged(workspace, &object, &["prog", "net"], None, harness)?;
+            match others::find_or_get(workspace) {
+                Ok(root) => privileged(workspace, &object, &["others"], Some(&root), harness),
+                Err(error) => {
+                    eprintln!("veth was not tested beside programs of others: {error:#}");
+                    Ok(())
+                }
+            }
+        }
+        Some(Tier::Prog) => privileged(workspace, &object, &["prog"], None, harness),
+        Some(Tier::Net) => privileged(workspace, &object, &["net"], None, harness),
+        Some(Tier::Others) => {
+            let root = others::find_or_get(workspace)?;
+            privileged(workspace, &object, &["others"], Some(&root), harness)
+        }
         Some(Tier::Unit | Tier::Vm) => Ok(()),
     }
 }
@@ -60,7 +77,13 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
 ///
 /// Both commands select the same packages and features, so that cargo unifies features alike and builds
 /// `veth-user` once.
-fn privileged(workspace: &Workspace, object: &Path, tests: &[&str], harness: &[OsString]) -> Result<()> {
+fn privileged(
+    workspace: &Workspace,
+    object: &Path,
+    tests: &[&str],
+    others: Option<&Path>,
+    harness: &[OsString],
+) -> Result<()> {
     let cargo = |verb| {
         let mut cargo = workspace.command("cargo");
         cargo.env(build::OBJECT, object).arg(verb);
@@ -70,6 +93,7 @@ fn privileged(workspace: &Workspace, object: &Path, tests: &[&str], harness: &[O
     };
     command::run(cargo("build").arg("--bin=veth"))?;
     let mut test = cargo("test");
+    test.envs(others.map(|root| (others::FOLDER, root)));
     if !geteuid().is_root() {
         ensure_sudo()?;
         let host = Version::of(&mut workspace.command("rustc")).context("ask rustc for the host")?.host;

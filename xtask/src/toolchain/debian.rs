@@ -1,15 +1,12 @@
 //! Debian's compiler, which comes with a prebuilt `core` for BPF. Its packages are unpacked in the target
 //! folder: that needs no root, and rustup's compilers stay what `rustc` means.
 
-use std::{collections::HashSet, path::Path};
+use std::collections::HashSet;
 
 use anyhow::{Context as _, Result};
 
 use super::{Compiler, prebuilt};
-use crate::{
-    apt::{self, Apt},
-    workspace::Workspace,
-};
+use crate::{apt, workspace::Workspace};
 
 /// The compiler, its libraries for the host (build scripts want them) and its libraries for BPF. What these
 /// depend on, and so which version of LLVM, is Debian's to say.
@@ -21,24 +18,9 @@ pub(super) fn get(workspace: &Workspace) -> Result<Option<Compiler>> {
     if root.exists() || !apt::is_here() {
         return Ok(None);
     }
-    let folder = workspace.toolchain();
-    let debs = folder.join("debs");
-    let lists = folder.join("apt");
-    // The system's package lists may be missing, or so old that a package has gone from the server.
-    download(workspace, &Apt::system(), &debs)
-        .or_else(|error| {
-            eprintln!("{error:#}; again with fresh package lists");
-            download(workspace, &Apt::private(workspace, &lists)?, &debs)
-        })
+    apt::get(workspace, &PACKAGES, is_wanted, &root)
         .context("download packages (Debian has them, other systems may not)")?;
-    apt::unpack(workspace, &debs, &root)?;
-    apt::remove(&debs)?;
-    apt::remove(&lists)?;
     prebuilt::find(workspace)
-}
-
-fn download(workspace: &Workspace, apt: &Apt, debs: &Path) -> Result<()> {
-    apt.download(workspace, apt.with_dependencies(workspace, &PACKAGES, is_wanted)?, debs)
 }
 
 /// Libraries. Rust's and LLVM's also if the system has them, so that they are all in one folder; not the

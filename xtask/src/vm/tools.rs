@@ -11,11 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::elf;
-use crate::{
-    apt::{self, Apt},
-    command,
-    workspace::Workspace,
-};
+use crate::{apt, command, workspace::Workspace};
 
 /// What they are in.
 const PACKAGES: [&str; 2] = ["qemu-system-x86", "busybox-static"];
@@ -47,7 +43,7 @@ impl Tools {
                     "there is no {QEMU} or no static busybox in PATH, and no apt to get them by: install both (on Debian {by_hand})"
                 );
             }
-            get(workspace, folder, &root)
+            apt::get(workspace, &PACKAGES, is_wanted, &root)
                 .with_context(|| format!("get QEMU and busybox; or install them: {by_hand}"))?;
         }
         let busybox = ["usr/bin/busybox", "bin/busybox"]
@@ -76,21 +72,6 @@ impl Tools {
         }
         command
     }
-}
-
-fn get(workspace: &Workspace, folder: &Path, root: &Path) -> Result<()> {
-    let debs = folder.join("debs");
-    let lists = folder.join("apt-tools");
-    let download =
-        |apt: &Apt| apt.download(workspace, apt.with_dependencies(workspace, &PACKAGES, is_wanted)?, &debs);
-    // The system's package lists may be missing, or so old that a package has gone from the server.
-    download(&Apt::system()).or_else(|error| {
-        eprintln!("{error:#}; again with fresh package lists");
-        download(&Apt::private(workspace, &lists)?)
-    })?;
-    apt::unpack(workspace, &debs, root)?;
-    apt::remove(&debs)?;
-    apt::remove(&lists)
 }
 
 /// Libraries that the system lacks, and QEMU's firmware also if the system has it, so that it is in one place.

@@ -1,0 +1,45 @@
+//! Programs of others that veth is tested beside: xdp-filter and tc, the real ones.
+
+use std::{collections::HashSet, path::PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::{apt, command, workspace::Workspace};
+
+/// What they are in.
+const PACKAGES: [&str; 2] = ["xdp-tools", "iproute2"];
+const PROGRAMS: [&str; 2] = ["xdp-filter", "tc"];
+
+/// The variable by which tests learn where they are.
+pub(crate) const FOLDER: &str = "VETH_OTHERS";
+
+/// The root of the file system that has them: the system's, or a folder that Debian's packages are unpacked in.
+pub(crate) fn find_or_get(workspace: &Workspace) -> Result<PathBuf> {
+    if PROGRAMS.iter().all(|program| command::in_path(program).next().is_some()) {
+        return Ok("/".into());
+    }
+    let root = workspace.target.join("others");
+    if !root.exists() {
+        let by_hand = format!("`apt-get install --no-install-recommends {}`", PACKAGES.join(" "));
+        ensure!(apt::is_here(), "there is no {}, and no apt to get them by: install both", PROGRAMS.join(" or no "));
+        apt::get(workspace, &PACKAGES, is_wanted, &root)
+            .with_context(|| format!("get {}; or install them: {by_hand}", PROGRAMS.join(" and ")))?;
+    }
+    Ok(root)
+}
+
+fn is_wanted(name: &str, installed: &HashSet<&str>) -> bool {
+    name.starts_with("lib") && !installed.contains(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_libraries_that_are_missing() {
+        let installed = ["libc6"].into();
+        assert!(is_wanted("libxdp1", &installed));
+        assert!(!is_wanted("libc6", &installed) && !is_wanted("debconf", &installed));
+    }
+}

@@ -127,7 +127,7 @@ impl Foreign {
     }
 }
 
-/// A TC program: TC_ACT_SHOT or TC_ACT_UNSPEC, which is TCX_NEXT.
+/// A TC program: `TC_ACT_SHOT` or `TC_ACT_UNSPEC`, which is `TCX_NEXT`.
 fn classifier(verdict: Verdict, extra: impl FnOnce(&mut Vec<u64>)) -> (OwnedFd, OwnedFd) {
     load(BPF_PROG_TYPE_SCHED_CLS, if verdict == Verdict::Drop { 2 } else { -1 }, extra)
 }
@@ -139,16 +139,16 @@ fn load(kind: u32, action: i32, extra: impl FnOnce(&mut Vec<u64>)) -> (OwnedFd, 
     let _unused: nix::Result<()> = setrlimit(Resource::RLIMIT_MEMLOCK, limit, limit);
     let counter = bpf(BPF_MAP_CREATE, &words(&[BPF_MAP_TYPE_ARRAY, 4, 8, 1])).unwrap();
     let mut code = vec![
-        op(0xbf, 6, 1, 0, 0),                     // r6 = r1
-        op(0x62, 10, 0, -4, 0),                   // *(u32 *)(r10 - 4) = 0
-        op(0x18, 1, 1, 0, counter.as_raw_fd()),   // r1 = map
+        op(0xbf, 6, 1, 0, 0),                   // r6 = r1
+        op(0x62, 10, 0, -4, 0),                 // *(u32 *)(r10 - 4) = 0
+        op(0x18, 1, 1, 0, counter.as_raw_fd()), // r1 = map
         op(0, 0, 0, 0, 0),
-        op(0xbf, 2, 10, 0, 0),                    // r2 = r10
-        op(0x07, 2, 0, 0, -4),                    // r2 -= 4
+        op(0xbf, 2, 10, 0, 0), // r2 = r10
+        op(0x07, 2, 0, 0, -4), // r2 -= 4
         op(0x85, 0, 0, 0, MAP_LOOKUP_ELEM),
-        op(0x15, 0, 0, 2, 0),                     // if r0 == 0 skip the addition
-        op(0xb7, 1, 0, 0, 1),                     // r1 = 1
-        op(0xdb, 0, 1, 0, 0),                     // lock *(u64 *)r0 += r1
+        op(0x15, 0, 0, 2, 0), // if r0 == 0 skip the addition
+        op(0xb7, 1, 0, 0, 1), // r1 = 1
+        op(0xdb, 0, 1, 0, 0), // lock *(u64 *)r0 += r1
     ];
     extra(&mut code);
     code.push(op(0xb7, 0, 0, 0, action)); // r0 = action

@@ -337,10 +337,10 @@ fn read_all(pipe: Option<impl std::io::Read>) -> String {
     text
 }
 
-/// A `struct xdp_md` for a frame that came in on a link: data, data_end, data_meta, ingress_ifindex, rx_queue_index,
-/// egress_ifindex.
+/// A `struct xdp_md` for a frame that came in on a link.
 #[must_use]
 pub fn xdp_md(frame: &[u8], ifindex: u32) -> Vec<u8> {
+    // data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex
     let words = [0, u32::try_from(frame.len()).unwrap(), 0, ifindex, 0, 0];
     words.iter().flat_map(|word| word.to_ne_bytes()).collect()
 }

@@ -26,7 +26,8 @@ fn address() -> IpAddr {
 
 /// A program of others, wherever it was unpacked.
 fn other(name: &str) -> Command {
-    let root: PathBuf = std::env::var_os("VETH_OTHERS").expect("run this by `cargo xtask test others`").into();
+    let root: PathBuf =
+        std::env::var_os("VETH_OTHERS").expect("run this by `cargo xtask test others`").into();
     let program = ["usr/sbin", "sbin", "usr/bin", "bin"].map(|folder| root.join(folder).join(name));
     let mut command = Command::new(program.iter().find(|path| path.exists()).expect("it was unpacked"));
     if root != Path::new("/") {
@@ -91,7 +92,10 @@ fn xdp_filter_in_a_pod_is_not_gone_past() {
     in_pod(&["port", "-m", "dst", "-p", "udp", &FILTERED.to_string()]);
     assert!(reaches(&one, &two, FILTERED), "peer redirect goes past it");
     let list = lab.ok(&["ls"]);
-    assert!(list.contains("wire-ns2 should be reached through its host end") && list.contains("XDP"), "{list}");
+    assert!(
+        list.contains("wire-ns2 should be reached through its host end") && list.contains("XDP"),
+        "{list}"
+    );
     lab.ok(&["up"]);
     assert!(!reaches(&one, &two, FILTERED), "through the host end it sees every frame");
     assert!(reaches(&one, &two, FILTERED + 1));

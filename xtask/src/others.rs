@@ -21,7 +21,11 @@ pub(crate) fn find_or_get(workspace: &Workspace) -> Result<PathBuf> {
     let root = workspace.target.join("others");
     if !root.exists() {
         let by_hand = format!("`apt-get install --no-install-recommends {}`", PACKAGES.join(" "));
-        ensure!(apt::is_here(), "there is no {}, and no apt to get them by: install both", PROGRAMS.join(" or no "));
+        ensure!(
+            apt::is_here(),
+            "there is no {}, and no apt to get them by: install both",
+            PROGRAMS.join(" or no ")
+        );
         apt::get(workspace, &PACKAGES, is_wanted, &root)
             .with_context(|| format!("get {}; or install them: {by_hand}", PROGRAMS.join(" and ")))?;
     }

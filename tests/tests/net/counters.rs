@@ -59,7 +59,8 @@ fn equal_to_what_was_sent_and_to_the_kernels(hook: Hook) {
         // What native XDP receives is counted at both ends of the pair without its Ethernet header.
         let header = if hook == Hook::Xdp { 14 * FRAMES } else { 0 };
         assert_eq!(sent.tx_bytes - sent_before.tx_bytes + header, bytes, "{topology}");
-        let arrived = (received.rx_packets - received_before.rx_packets, received.rx_bytes - received_before.rx_bytes);
+        let arrived =
+            (received.rx_packets - received_before.rx_packets, received.rx_bytes - received_before.rx_bytes);
         assert_eq!(arrived, if kernel_counts { (FRAMES, bytes) } else { (0, 0) }, "{topology}");
         assert_eq!(grown(0, "/kernel/rx_packets"), FRAMES, "{topology}");
         // redirect_peer goes past the host end; redirect goes through it.

@@ -34,7 +34,12 @@ fn up_twice_changes_nothing_and_down_twice_succeeds(hook: Hook) {
 fn attached(link: &str) -> usize {
     with_netlink(async |netlink| {
         let link = netlink.link(link).await.unwrap();
-        attach::attached(netlink, &link).await.unwrap().iter().filter(|attached| attached.is_named_ours()).count()
+        attach::attached(netlink, &link)
+            .await
+            .unwrap()
+            .iter()
+            .filter(|attached| attached.is_named_ours())
+            .count()
     })
 }
 

@@ -7,7 +7,7 @@ mod isolation;
 mod kill;
 mod lifecycle;
 mod switch;
-mod traps;
 mod traffic;
+mod traps;
 mod wire;
 mod xdp;

@@ -86,7 +86,10 @@ fn falls_back_to_host(harm: impl FnOnce(&Netns), heal: impl FnOnce(&Netns), word
     assert!(sent_by_host_end(&lab) < 50);
     harm(&pod);
     let list = lab.ok(&["ls"]);
-    assert!(list.contains("drifted") && list.contains("switch-pod2 should be reached") && list.contains(word), "{list}");
+    assert!(
+        list.contains("drifted") && list.contains("switch-pod2 should be reached") && list.contains(word),
+        "{list}"
+    );
     assert!(lab.ok(&["up", "--pods", "3"]).contains("whole again"));
     assert!(lab.ok(&["ls"]).contains(" up\n"));
     assert!(sent_by_host_end(&lab) >= 50, "{word}");
@@ -164,8 +167,12 @@ fn trap_a5_peer_in_the_same_namespace() {
 #[test]
 fn trap_a6_redirects_that_do_not_go_with_the_hook() {
     let lab = Lab::new();
-    for (hook, redirect) in [("xdp", "peer"), ("xdp-generic", "host"), ("tcx", "devmap"), ("clsact", "devmap")] {
-        if hook == "tcx" && !need::kernel(6, 6, "TCX") || hook.starts_with("xdp") && !need::kernel(6, 2, "XDP on veth") {
+    for (hook, redirect) in
+        [("xdp", "peer"), ("xdp-generic", "host"), ("tcx", "devmap"), ("clsact", "devmap")]
+    {
+        if hook == "tcx" && !need::kernel(6, 6, "TCX")
+            || hook.starts_with("xdp") && !need::kernel(6, 2, "XDP on veth")
+        {
             continue;
         }
         let error = lab.refused(&["up", "--hook", hook, "--redirect", redirect]);
@@ -428,6 +435,8 @@ fn an_xdp_program_of_somebody_else_before_a_tc_hook_of_ours() {
     drop(program);
     let _policy = lab.run(move || Foreign::xdp(index, Verdict::Drop));
     bind(&one, [0, 0, 0, 0].into()).send_to(b"dropped", (address(), 9)).unwrap();
-    eventually("ours never saw it", || lab.stats("wire")["ports"][0]["kernel"]["rx_packets"].as_u64() > Some(0));
+    eventually("ours never saw it", || {
+        lab.stats("wire")["ports"][0]["kernel"]["rx_packets"].as_u64() > Some(0)
+    });
     assert_eq!(udp(&one, &two, address(), 100, 1), 1);
 }

@@ -1,6 +1,9 @@
 //! XDP with frames that the kernel makes itself (`BPF_PROG_TEST_RUN` with live frames): many, and fast.
 
-use aya::{TestRun as _, TestRunOptions, programs::{TestRunAttrs, Xdp}};
+use aya::{
+    TestRun as _, TestRunOptions,
+    programs::{TestRunAttrs, Xdp},
+};
 use aya_obj::programs::XdpAttachType;
 use nix::{
     mount::{MsFlags, mount},

@@ -182,10 +182,16 @@ impl Datapath {
     }
 
     /// A clsact filter at our own position, through netlink: aya's attachment would end with this process.
-    async fn attach_clsact(&mut self, netlink: &Netlink, place: Place, link: &Link) -> Result<Attachment, Error> {
+    async fn attach_clsact(
+        &mut self,
+        netlink: &Netlink,
+        place: Place,
+        link: &Link,
+    ) -> Result<Attachment, Error> {
         let is_new = netlink.add_clsact(link.index).await?;
         let program = self.classifier();
-        let failed = |source| Error::program(format!("attach clsact ingress to {}", link.name), INGRESS, source);
+        let failed =
+            |source| Error::program(format!("attach clsact ingress to {}", link.name), INGRESS, source);
         let fd = program.fd().map_err(failed)?;
         netlink.put_filter(link.index, Direction::Ingress, position(place), fd.as_fd(), INGRESS).await?;
         Ok(if is_new { Attachment::Own } else { Attachment::SharedQdisc })

@@ -26,8 +26,7 @@ pub const fn programs(hook: Hook) -> &'static [&'static str] {
 }
 
 /// Maps that are pinned. All grow with the topology.
-pub(super) const MAPS: [&str; 6] =
-    ["PORTS", "PORTS_OVERFLOW", "FDB", TARGETS, XDP_TARGETS, "COUNTERS"];
+pub(super) const MAPS: [&str; 6] = ["PORTS", "PORTS_OVERFLOW", "FDB", TARGETS, XDP_TARGETS, "COUNTERS"];
 
 /// Host ends by slot, for TC programs and for XDP: the kernel does not let both use one.
 const TARGETS: &str = "TARGETS";

@@ -209,8 +209,7 @@ fn at(mut message: TcMessage, Position { priority, handle }: Position) -> TcMess
 fn filter(message: &TcMessage) -> Option<Filter> {
     let TcHeader { handle, info, .. } = message.header;
     let position = Position { priority: u16::try_from(info >> 16).ok()?, handle: handle.into() };
-    let mut filter =
-        Filter { kind: kind(&message.attributes)?, position, program: None, name: None };
+    let mut filter = Filter { kind: kind(&message.attributes)?, position, program: None, name: None };
     if position.handle == 0 {
         return None;
     }

@@ -3,12 +3,12 @@
 mod scratch;
 pub mod select;
 
+use crate::{datapath, net};
 use aya::{
     programs::{ProgramType, SchedClassifier, TcAttachType},
     sys::{BpfHelper, is_helper_supported},
     util::KernelVersion,
 };
-use crate::{datapath, net};
 
 pub use scratch::{Peer, Scratch};
 pub use select::{Selection, Wish, select};
@@ -104,8 +104,11 @@ impl Abilities {
         Ok(Self {
             kernel,
             tcx: has_tcx(),
-            redirect_peer: is_helper_supported(ProgramType::SchedClassifier, BpfHelper::BPF_FUNC_redirect_peer)
-                .unwrap_or_default(),
+            redirect_peer: is_helper_supported(
+                ProgramType::SchedClassifier,
+                BpfHelper::BPF_FUNC_redirect_peer,
+            )
+            .unwrap_or_default(),
             hurry: net::rcu::is_writable(),
         })
     }

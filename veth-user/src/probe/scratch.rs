@@ -92,9 +92,7 @@ impl Scratch {
         let program = datapath::null_redirect(two)?;
         self.netlink.add_clsact(one).await?;
         let position = Position { priority: 1, handle: 1 };
-        self.netlink
-            .put_filter(one, Direction::Ingress, position, program.as_fd(), "null_redirect")
-            .await?;
+        self.netlink.put_filter(one, Direction::Ingress, position, program.as_fd(), "null_redirect").await?;
 
         let [(sender, _), (receiver, inside)] = &self.pods;
         let before = inside.link("eth0").await?.stats.rx_packets;
@@ -104,11 +102,7 @@ impl Scratch {
         out.send(&frame).map_err(socket)?;
         let kind = receive(&into, &frame).map_err(socket)?;
         let after = inside.link("eth0").await?.stats.rx_packets;
-        Ok(Peer {
-            arrives: kind.is_some(),
-            scrubs: kind == Some(libc::PACKET_HOST),
-            counts: after > before,
-        })
+        Ok(Peer { arrives: kind.is_some(), scrubs: kind == Some(libc::PACKET_HOST), counts: after > before })
     }
 
     /// Attaches our XDP program to a veth, in the driver.

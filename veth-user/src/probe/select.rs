@@ -38,13 +38,14 @@ pub struct Selection {
 /// # Errors
 ///
 /// When what was asked for by name is not there, or does not go together.
-pub fn select(wish: Wish, abilities: &Abilities, ports: usize) -> Result<Selection, Error> {
-    let Abilities { kernel, tcx, redirect_peer, hurry } = *abilities;
+pub fn select(wish: Wish, abilities: Abilities, ports: usize) -> Result<Selection, Error> {
+    let Abilities { kernel, tcx, redirect_peer, hurry } = abilities;
     let unsupported = |feature, needs, instead| Error::Unsupported { feature, needs, has: kernel, instead };
     let (tc, why_tc) = if !tcx {
         (Hook::Clsact, format!("kernel {kernel} has no TCX (needs 6.6)"))
     } else if ports > UNHURRIED_PORTS && !hurry {
-        let why = format!("{ports} ports, and rcu_expedited cannot be raised: each TCX attachment takes 12 ms");
+        let why =
+            format!("{ports} ports, and rcu_expedited cannot be raised: each TCX attachment takes 12 ms");
         (Hook::Clsact, why)
     } else {
         (Hook::Tcx, "the kernel has TCX".to_owned())
@@ -95,10 +96,11 @@ pub fn select(wish: Wish, abilities: &Abilities, ports: usize) -> Result<Selecti
 mod tests {
     use super::*;
 
-    const NEW: Abilities = Abilities { kernel: Kernel(6, 18, 0), tcx: true, redirect_peer: true, hurry: true };
+    const NEW: Abilities =
+        Abilities { kernel: Kernel(6, 18, 0), tcx: true, redirect_peer: true, hurry: true };
     const OLD: Abilities = Abilities { kernel: Kernel(5, 10, 0), tcx: false, ..NEW };
 
-    fn pick(wish: Wish, abilities: &Abilities, ports: usize) -> (Hook, Hook, Redirect) {
+    fn pick(wish: Wish, abilities: Abilities, ports: usize) -> (Hook, Hook, Redirect) {
         let Selection { hook, bridge_hook, redirect, why } = select(wish, abilities, ports).unwrap();
         assert!(why.contains(hook.name()) && why.contains(redirect.name()), "{why}");
         (hook, bridge_hook, redirect)
@@ -111,30 +113,30 @@ mod tests {
     #[test]
     fn auto_is_the_fastest_safe_pair() {
         let auto = Wish::default();
-        assert_eq!(pick(auto, &NEW, 2), (Hook::Tcx, Hook::Tcx, Redirect::Peer));
-        assert_eq!(pick(auto, &NEW, 1_000), (Hook::Tcx, Hook::Tcx, Redirect::Peer));
-        assert_eq!(pick(auto, &OLD, 2), (Hook::Clsact, Hook::Clsact, Redirect::Peer));
+        assert_eq!(pick(auto, NEW, 2), (Hook::Tcx, Hook::Tcx, Redirect::Peer));
+        assert_eq!(pick(auto, NEW, 1_000), (Hook::Tcx, Hook::Tcx, Redirect::Peer));
+        assert_eq!(pick(auto, OLD, 2), (Hook::Clsact, Hook::Clsact, Redirect::Peer));
         let unhurried = Abilities { hurry: false, ..NEW };
-        assert_eq!(pick(auto, &unhurried, 8).0, Hook::Tcx);
-        assert_eq!(pick(auto, &unhurried, 9).0, Hook::Clsact);
+        assert_eq!(pick(auto, unhurried, 8).0, Hook::Tcx);
+        assert_eq!(pick(auto, unhurried, 9).0, Hook::Clsact);
         let peerless = Abilities { redirect_peer: false, ..NEW };
-        assert_eq!(pick(auto, &peerless, 2).2, Redirect::Host);
+        assert_eq!(pick(auto, peerless, 2).2, Redirect::Host);
     }
 
     #[test]
     fn what_is_asked_for_is_taken_or_refused() {
-        assert_eq!(pick(by(Hook::Clsact), &NEW, 2), (Hook::Clsact, Hook::Clsact, Redirect::Peer));
-        assert_eq!(pick(by(Hook::Xdp), &NEW, 2), (Hook::Xdp, Hook::Tcx, Redirect::Devmap));
+        assert_eq!(pick(by(Hook::Clsact), NEW, 2), (Hook::Clsact, Hook::Clsact, Redirect::Peer));
+        assert_eq!(pick(by(Hook::Xdp), NEW, 2), (Hook::Xdp, Hook::Tcx, Redirect::Devmap));
         let middle = Abilities { kernel: Kernel(6, 2, 0), ..OLD };
-        assert_eq!(pick(by(Hook::XdpGeneric), &middle, 2), (Hook::XdpGeneric, Hook::Clsact, Redirect::Devmap));
+        assert_eq!(pick(by(Hook::XdpGeneric), middle, 2), (Hook::XdpGeneric, Hook::Clsact, Redirect::Devmap));
         let devmap = Wish { hook: None, redirect: Some(Redirect::Devmap) };
-        assert_eq!(pick(devmap, &NEW, 2).0, Hook::Xdp);
-        let refused = |wish, abilities: &Abilities| select(wish, abilities, 2).unwrap_err().to_string();
+        assert_eq!(pick(devmap, NEW, 2).0, Hook::Xdp);
+        let refused = |wish, abilities: Abilities| select(wish, abilities, 2).unwrap_err().to_string();
         assert_eq!(
-            refused(by(Hook::Tcx), &OLD),
+            refused(by(Hook::Tcx), OLD),
             "kernel 5.10.0 has no TCX (needs 6.6 or newer); use --hook clsact, or leave the choice to --hook auto"
         );
-        assert!(refused(by(Hook::Xdp), &OLD).contains("needs 6.2"));
+        assert!(refused(by(Hook::Xdp), OLD).contains("needs 6.2"));
     }
 
     #[test]
@@ -146,7 +148,7 @@ mod tests {
             (Hook::Clsact, Redirect::Devmap),
         ] {
             let wish = Wish { hook: Some(hook), redirect: Some(redirect) };
-            let error = select(wish, &NEW, 2).unwrap_err().to_string();
+            let error = select(wish, NEW, 2).unwrap_err().to_string();
             assert!(error.contains(redirect.name()) && error.contains(hook.name()), "{error}");
         }
     }

@@ -103,7 +103,8 @@ impl Snapshot {
         let ethtool = if hook.is_xdp() { Some(Ethtool::open()?) } else { None };
         let sent = |name: &str, hook: Hook| {
             let link = links.get(name).copied();
-            let errors = ethtool.as_ref().filter(|_| hook.is_xdp()).and_then(|ethtool| xmit_errors(ethtool, name));
+            let errors =
+                ethtool.as_ref().filter(|_| hook.is_xdp()).and_then(|ethtool| xmit_errors(ethtool, name));
             link.map(|link| Sent { link, xdp_xmit_errors: errors })
         };
         let mut ports = Vec::new();

@@ -195,7 +195,7 @@ async fn prepare(
 ) -> Result<Record, Error> {
     datapath::object::check()?;
     let wish = Wish { hook: topology.hook.into(), redirect: topology.redirect.into() };
-    let selection = probe::select(wish, &Abilities::probe()?, topology.ports().count())?;
+    let selection = probe::select(wish, Abilities::probe()?, topology.ports().count())?;
     log::info!("{}", selection.why);
     let taken = |what: &'static str, name: &str, remove: String| Error::Taken {
         what,

@@ -121,7 +121,9 @@ pub async fn observe(
         }
     }
     for switch in topology.switches() {
-        drift.extend(link_drift(&links, &switch.bridge, &topology.bridge_alias(switch), None).map(Drift::from));
+        drift.extend(
+            link_drift(&links, &switch.bridge, &topology.bridge_alias(switch), None).map(Drift::from),
+        );
     }
     for (pod, port) in topology.ports() {
         let bridge =
@@ -207,8 +209,7 @@ async fn redirect_drift(
         return Ok(None);
     };
     let hazard = hazard(netlink, links[port.host_link.as_str()]).await?;
-    let wanted =
-        if hazard.is_some() { RedirectMode::Host } else { mode(record.selection.redirect) };
+    let wanted = if hazard.is_some() { RedirectMode::Host } else { mode(record.selection.redirect) };
     Ok((current != wanted).then(|| Drift {
         what: match hazard {
             Some(hazard) => format!("{} should be reached through its host end: {hazard}", port.host_link),
@@ -225,12 +226,11 @@ fn current_mode(
     links: &HashMap<&str, &Link>,
     port: &Port,
 ) -> Option<RedirectMode> {
-    let target = match fdb_key(topology, port) {
-        Some(key) => datapath.fdb(key)?,
-        None => {
-            let peer = topology.wire_peer(port)?;
-            datapath.port(links.get(peer.host_link.as_str())?.index)?.target
-        }
+    let target = if let Some(key) = fdb_key(topology, port) {
+        datapath.fdb(key)?
+    } else {
+        let peer = topology.wire_peer(port)?;
+        datapath.port(links.get(peer.host_link.as_str())?.index)?.target
     };
     Some(if target.redirect == RedirectMode::Peer as u8 { RedirectMode::Peer } else { RedirectMode::Host })
 }
@@ -242,7 +242,9 @@ fn current_mode(
 /// When the pod's namespace cannot be looked into.
 pub async fn hazard(netlink: &Netlink, host_end: &Link) -> Result<Option<String>, Error> {
     let Some(namespace) = host_end.lower_namespace else {
-        return Ok(Some("its other end is in the same namespace, where the kernel refuses peer redirect".into()));
+        return Ok(Some(
+            "its other end is in the same namespace, where the kernel refuses peer redirect".into(),
+        ));
     };
     let inside = netlink.links_in(namespace).await?;
     let Some(end) = inside.iter().find(|link| Some(link.index) == host_end.lower) else {

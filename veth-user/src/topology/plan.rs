@@ -175,8 +175,10 @@ mod tests {
     #[test]
     fn steps_say_what_they_do() {
         let topology = Topology::wire("wire", 1_500).unwrap();
-        let words: Vec<_> =
-            build(&topology, Hook::Tcx).iter().map(|step| step.describe(&topology, Hook::Tcx).to_string()).collect();
+        let words: Vec<_> = build(&topology, Hook::Tcx)
+            .iter()
+            .map(|step| step.describe(&topology, Hook::Tcx).to_string())
+            .collect();
         assert_eq!(words[0], "make namespace ns1");
         assert!(words.contains(&"attach tcx to wire-ns2".to_owned()));
     }

@@ -121,7 +121,9 @@ pub async fn observe(
         }
     }
     for switch in topology.switches() {
-        drift.extend(link_drift(&links, &switch.bridge, &topology.bridge_alias(switch), None).map(Drift::from));
+        drift.extend(
+            link_drift(&links, &switch.bridge, &topology.bridge_alias(switch), None).map(Drift::from),
+        );
     }
     for (pod, port) in topology.ports() {
         let bridge =
@@ -185,7 +187,7 @@ async fn attachment_drift(
 
 /// What XDP needs of a pod's end.
 fn feature_drift(pod: &Pod, port: &Port) -> Result<Option<Drift>, Error> {
-    let words: Vec<String> = xdp::unfit(pod, port)?
+    let words: Vec<String> = xdp::unfit_of(pod, port)?
         .iter()
         .map(|setting| format!("{} is {}", setting.feature, if setting.on { "off" } else { "on" }))
         .collect();
@@ -207,8 +209,7 @@ async fn redirect_drift(
         return Ok(None);
     };
     let hazard = hazard(netlink, links[port.host_link.as_str()]).await?;
-    let wanted =
-        if hazard.is_some() { RedirectMode::Host } else { mode(record.selection.redirect) };
+    let wanted = if hazard.is_some() { RedirectMode::Host } else { mode(record.selection.redirect) };
     Ok((current != wanted).then(|| Drift {
         what: match hazard {
             Some(hazard) => format!("{} should be reached through its host end: {hazard}", port.host_link),
@@ -242,7 +243,9 @@ fn current_mode(
 /// When the pod's namespace cannot be looked into.
 pub async fn hazard(netlink: &Netlink, host_end: &Link) -> Result<Option<String>, Error> {
     let Some(namespace) = host_end.lower_namespace else {
-        return Ok(Some("its other end is in the same namespace, where the kernel refuses peer redirect".into()));
+        return Ok(Some(
+            "its other end is in the same namespace, where the kernel refuses peer redirect".into(),
+        ));
     };
     let inside = netlink.links_in(namespace).await?;
     let Some(end) = inside.iter().find(|link| Some(link.index) == host_end.lower) else {

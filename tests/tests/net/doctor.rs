@@ -3,13 +3,14 @@
 use std::{any::Any, fs, os::unix::fs::OpenOptionsExt as _, process::Command};
 
 use aya::maps::{Array, MapData};
+use rtnetlink::LinkMessageBuilder;
 use serde_json::Value;
 use veth_common::{LAYOUT_VERSION, Mac};
 use veth_tests::{
     Finished, Lab,
     foreign::{Foreign, Place, Verdict},
     hook,
-    lab::{delete_link, set_link, with_netlink},
+    lab::{add_qdisc, delete_link, set_link, with_netlink},
     need, nft,
 };
 use veth_user::{
@@ -126,6 +127,18 @@ fn check(row: &Row) {
     drop(planted);
 }
 
+/// Does something on the host, of which nothing has to be held.
+fn on_host(lab: &Lab, work: fn()) -> Box<dyn Any + Send> {
+    lab.run(work);
+    Box::new(())
+}
+
+/// The same in the first pod of a wire.
+fn in_pod(lab: &Lab, work: fn()) -> Box<dyn Any + Send> {
+    lab.pod("ns1").run(work).unwrap();
+    Box::new(())
+}
+
 const PORT: Option<&str> = Some("wire/ns1/eth0");
 
 fn features(lab: &Lab, settings: &'static [Setting]) -> Box<dyn Any + Send> {
@@ -240,24 +253,39 @@ fn a_filter_that_peer_redirect_goes_past() {
 }
 
 #[test]
+fn a_qdisc_that_redirects_go_past() {
+    let mut row = Row {
+        up: &["up"],
+        plant: |lab| on_host(lab, || add_qdisc("wire-ns1", "pfifo")),
+        id: "egress",
+        subject: PORT,
+        level: "warn",
+        fix: "veth up --redirect host",
+    };
+    check(&row);
+    (row.up, row.level, row.fix) = (&["up", "--redirect", "host"], "ok", "");
+    check(&row);
+}
+
+#[test]
 fn a_wrong_mtu_and_a_wrong_address() {
     let mut row = Row {
         up: &["up"],
-        plant: |lab| Box::new(lab.pod("ns1").run(|| set_link("eth0", |link| link.mtu(1_400))).unwrap()),
+        plant: |lab| in_pod(lab, || set_link("eth0", |link| link.mtu(1_400))),
         id: "port-mtu",
         subject: PORT,
         level: "fail",
         fix: "veth exec wire/ns1 -- ip link set dev eth0 mtu 1500",
     };
     check(&row);
-    row.plant = |lab| Box::new(lab.run(|| set_link("wire-ns1", |link| link.mtu(9_000))));
+    row.plant = |lab| on_host(lab, || set_link("wire-ns1", |link| link.mtu(9_000)));
     row.fix = "ip link set dev wire-ns1 mtu 1500";
     check(&row);
     row.plant = |lab| {
-        let mac = Mac::new([2, 0, 0, 0, 0, 9]);
-        Box::new(
-            lab.pod("ns1").run(move || set_link("eth0", |link| link.address(mac.bytes().to_vec()))).unwrap(),
-        )
+        in_pod(lab, || {
+            let mac = Mac::new([2, 0, 0, 0, 0, 9]);
+            set_link("eth0", move |link| link.address(mac.bytes().to_vec()));
+        })
     };
     row.id = "port-mac";
     row.fix = "veth exec wire/ns1 -- ip link set dev eth0 address 0";
@@ -268,7 +296,7 @@ fn a_wrong_mtu_and_a_wrong_address() {
 fn a_port_that_is_down_or_gone() {
     let mut row = Row {
         up: &["up"],
-        plant: |lab| Box::new(lab.run(|| set_link("wire-ns1", |link| link.down()))),
+        plant: |lab| on_host(lab, || set_link("wire-ns1", LinkMessageBuilder::down)),
         id: "port-up",
         subject: PORT,
         level: "fail",
@@ -277,7 +305,7 @@ fn a_port_that_is_down_or_gone() {
     check(&row);
     (row.id, row.subject, row.fix) = ("topology", Some("wire"), "veth up");
     check(&row);
-    row.plant = |lab| Box::new(lab.run(|| delete_link("wire-ns1")));
+    row.plant = |lab| on_host(lab, || delete_link("wire-ns1"));
     check(&row);
     (row.id, row.subject) = ("port-up", PORT);
     check(&row);
@@ -288,14 +316,14 @@ fn our_filter_was_removed() {
     check(&Row {
         up: &["up", "--hook", "clsact"],
         plant: |lab| {
-            Box::new(lab.run(|| {
+            on_host(lab, || {
                 with_netlink(async |netlink| {
                     let index = netlink.link("wire-ns1").await.unwrap().index;
                     let filters = netlink.filters(index, Direction::Ingress).await.unwrap();
                     let ours = filters.iter().find(|filter| filter.name.as_deref() == Some(INGRESS)).unwrap();
                     netlink.delete_filter(index, ours.position).await.unwrap();
                 });
-            }))
+            })
         },
         id: "topology",
         subject: Some("wire"),
@@ -330,11 +358,11 @@ fn what_nobody_remembers() {
     let mut row = Row {
         up: &[],
         plant: |lab| {
-            Box::new(lab.run(|| {
+            on_host(lab, || {
                 let folder = format!("/sys/fs/bpf/veth/v{LAYOUT_VERSION}/lost");
                 fs::create_dir_all(&folder).unwrap();
                 Array::<MapData, u32>::create(1, 0).unwrap().pin(format!("{folder}/map_FDB")).unwrap();
-            }))
+            })
         },
         id: "leftover",
         subject: Some("lost"),
@@ -344,33 +372,33 @@ fn what_nobody_remembers() {
     check(&row);
     row.up = &["up"];
     row.plant = |lab| {
-        Box::new(lab.run(|| {
+        on_host(lab, || {
             fs::remove_file("/run/veth/wire.json").unwrap();
             fs::remove_dir_all("/sys/fs/bpf/veth").unwrap();
-        }))
+        })
     };
     (row.subject, row.fix) = (Some("wire"), "veth down wire");
     check(&row);
     row.plant = |lab| {
-        Box::new(lab.run(|| {
+        on_host(lab, || {
             let text = fs::read_to_string("/run/veth/wire.json").unwrap();
             let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
             fs::write("/run/veth/wire.json", text.replace(boot.trim(), "another")).unwrap();
-        }))
+        })
     };
     row.id = "topology";
     check(&row);
-    row.plant = |lab| Box::new(lab.run(|| fs::write("/run/veth/wire.json", "{").unwrap()));
+    row.plant = |lab| on_host(lab, || fs::write("/run/veth/wire.json", "{").unwrap());
     (row.id, row.level, row.fix) = ("record", "fail", "veth down --all");
     check(&row);
     row.plant = |lab| {
-        Box::new(lab.run(|| {
+        on_host(lab, || {
             fs::OpenOptions::new().create(true).write(true).mode(0o444).open("/run/netns/ns9").unwrap();
-        }))
+        })
     };
     (row.id, row.subject, row.level, row.fix) = ("stale-namespace", Some("ns9"), "warn", "ip netns del ns9");
     check(&row);
-    row.plant = |lab| Box::new(lab.run(|| fs::write("/run/veth/old.lock", "").unwrap()));
+    row.plant = |lab| on_host(lab, || fs::write("/run/veth/old.lock", "").unwrap());
     (row.id, row.subject, row.fix) = ("state-file", Some("/run/veth/old.lock"), "rm /run/veth/old.lock");
     check(&row);
 }
@@ -379,17 +407,14 @@ fn what_nobody_remembers() {
 fn a_strict_reverse_path_filter() {
     let mut row = Row {
         up: &["up"],
-        plant: |lab| Box::new(lab.run(|| fs::write("/proc/sys/net/ipv4/conf/all/rp_filter", "1").unwrap())),
+        plant: |lab| on_host(lab, || fs::write("/proc/sys/net/ipv4/conf/all/rp_filter", "1").unwrap()),
         id: "rp-filter",
         subject: Some("net.ipv4.conf.all.rp_filter"),
         level: "warn",
         fix: "sysctl -w net.ipv4.conf.all.rp_filter=2",
     };
     check(&row);
-    row.plant = |lab| {
-        let strict = || fs::write("/proc/sys/net/ipv4/conf/eth0/rp_filter", "1").unwrap();
-        Box::new(lab.pod("ns1").run(strict).unwrap())
-    };
+    row.plant = |lab| in_pod(lab, || fs::write("/proc/sys/net/ipv4/conf/eth0/rp_filter", "1").unwrap());
     (row.subject, row.fix) = (PORT, "veth exec wire/ns1 -- sysctl -w net.ipv4.conf.eth0.rp_filter=2");
     check(&row);
 }
@@ -441,7 +466,9 @@ fn a_missing_capability() {
     expect(&findings, "capability", Some("CAP_NET_ADMIN"), "fail", "CAP_NET_ADMIN");
     assert_eq!(level(&findings, "capability", Some("CAP_NET_RAW")), "ok");
     // What cannot be seen without is said, and not taken for bad or good.
-    expect(&findings, "hook", Some("tcx"), "warn", "sudo veth doctor");
+    for id in ["redirect-peer-arrives", "netfilter-rules"] {
+        expect(&findings, id, None, "warn", "sudo veth doctor");
+    }
 }
 
 #[test]
@@ -460,7 +487,13 @@ fn without_root_it_says_what_it_cannot_see() {
     let findings = read(&lab.spawn(shell).finish());
     assert!(findings.iter().all(|finding| finding["level"] != "fail"), "{findings:#?}");
     expect(&findings, "root", None, "warn", "sudo veth doctor");
-    for (id, subject) in [("program", Some(INGRESS)), ("ingress", Some("wire")), ("leftover", None)] {
+    let hidden = [
+        ("program", Some(INGRESS)),
+        ("topology", Some("wire")),
+        ("ingress", Some("wire")),
+        ("leftover", None),
+    ];
+    for (id, subject) in hidden {
         let found = find(&findings, id, subject);
         assert!(found[0]["seen"].as_str().unwrap().starts_with("needs root to see"), "{found:?}");
     }
@@ -497,7 +530,7 @@ fn what_can_be_fixed_is_and_can_be_undone() {
     let (one, two) = (lab.pod("ns1"), lab.pod("ns2"));
     one.run(|| set_link("eth0", |link| link.mtu(1_400))).unwrap();
     one.run(|| fs::write("/proc/sys/net/ipv4/conf/eth0/rp_filter", "1")).unwrap().unwrap();
-    lab.run(|| set_link("wire-ns2", |link| link.down()));
+    lab.run(|| set_link("wire-ns2", LinkMessageBuilder::down));
     if xdp {
         let set =
             |feature, on| move || Ethtool::open().unwrap().set_features("eth0", &[Setting { feature, on }]);

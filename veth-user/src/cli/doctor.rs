@@ -7,7 +7,7 @@ use comfy_table::{Cell, Color, ContentArrangement};
 
 use super::{print, print_json};
 use crate::{
-    doctor::{self, Finding, Level},
+    doctor::{self, AS_ROOT, Finding, Level},
     state::Roots,
     text::plain_table,
 };
@@ -21,9 +21,7 @@ use crate::{
 #[command(after_help = "Examples:
   sudo veth doctor
   sudo veth doctor --fix
-  sudo veth doctor --json | jq '.[] | select(.level != \"ok\")'
-
-What it ends with: 0 if all is ok, 10 if there is a warning, 11 if something does not work")]
+  sudo veth doctor --json | jq '.[] | select(.level != \"ok\")'")]
 pub(super) struct Args {
     /// Print JSON: an array of findings
     #[arg(long)]
@@ -38,9 +36,9 @@ pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
     let Args { json, fix } = args;
     let findings = doctor::run(roots, fix).await.context("look at this host")?;
     if json {
-        print_json(&findings)?
+        print_json(&findings)?;
     } else {
-        print(&render(&findings))?
+        print(&render(&findings))?;
     }
     Ok(match doctor::worst(&findings) {
         Level::Ok => ExitCode::SUCCESS,
@@ -78,6 +76,10 @@ fn advice(finding: &Finding) -> Option<String> {
     if *level == Level::Ok && fixed.is_none() {
         return None;
     }
+    // The finding `root` says it for all that cannot be seen.
+    if fix.as_deref() == Some(AS_ROOT) && *id != "root" {
+        return None;
+    }
     let subject = subject.as_deref().map(|subject| format!(" {subject}")).unwrap_or_default();
     let mut text = format!("\n{} {id}{subject}\n", level.name());
     let lines = [
@@ -87,8 +89,9 @@ fn advice(finding: &Finding) -> Option<String> {
         ("undo", undo.as_ref().filter(|_| fixed.is_some())),
     ];
     for (name, line) in lines {
-        let Some(line) = line else { continue };
-        text.push_str(&format!("  {name:5} {line}\n"));
+        if let Some(line) = line {
+            text = format!("{text}  {name:5} {line}\n");
+        }
     }
     if repair.is_some() && fixed.is_none() {
         text.push_str("  --fix does it\n");

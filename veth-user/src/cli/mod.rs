@@ -29,7 +29,7 @@ Exit codes:
   1    could not be done; the reason is on standard error, and nothing half-done is left
   2    the command line cannot be understood
   3    `run`: the path is there, but a ping or the transfer failed
-  10, 11  `doctor`: there is something to warn of; something does not work
+  10, 11  `doctor`: something could be better or cannot be seen; something does not work
   101  a bug in veth (`run` has cleaned up all the same)
   126, 127, or the command's own  `exec`: could not be started, was not found, or how it ended
   129, 130, 143  `up`: ended by SIGHUP, Ctrl-C or SIGTERM, after removing what it had made. `run` and

@@ -8,7 +8,7 @@ use crate::{
     net::{
         Netlink, Netns,
         ethtool::{Ethtool, Setting},
-        sysctl,
+        rcu, sysctl,
     },
     state::Roots,
     topology::{self, Progress},
@@ -156,7 +156,10 @@ impl Fix {
                 Ok(netlink.set_up(netlink.link(link).await?.index).await?)
             }
             Self::Repair { topology } => Ok(repair(roots, topology).await.map_err(Box::new)?),
-            Self::StopHurrying => Ok(topology::tidy(roots).map_err(Box::new)?),
+            Self::StopHurrying => {
+                rcu::expedite(false);
+                Ok(roots.remove_hurry_note()?)
+            }
         }
     }
 }

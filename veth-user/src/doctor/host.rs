@@ -2,7 +2,7 @@
 
 use nix::unistd::geteuid;
 
-use super::{Finding, Fix, Look, Place, look, mac_policy};
+use super::{AS_ROOT, Finding, Fix, Look, Place, look, mac_policy};
 use crate::{
     datapath::pins::{self, BPFFS},
     net::{
@@ -95,7 +95,7 @@ fn capabilities(facts: &Facts) -> Vec<Finding> {
             "root",
             "not user 0",
             "`veth up`, `down`, `run`, `exec` and `stats` need root, and much of what follows cannot be seen without",
-            "sudo veth doctor",
+            AS_ROOT,
         ));
     }
     for (any, what_for) in WANTED {
@@ -226,7 +226,7 @@ fn grace_periods(facts: &Facts) -> Finding {
             id,
             "needs root to see",
             "where it cannot be raised, attaching by TCX takes 12 ms a port",
-            "sudo veth doctor",
+            AS_ROOT,
         ),
         Facts { .. } => Finding::warn(
             id,

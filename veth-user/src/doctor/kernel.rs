@@ -210,7 +210,7 @@ fn programs(facts: &Facts) -> Vec<Finding> {
                         |count| format!("loads; the verifier went through {count} instructions"),
                     );
                     Finding::ok("program", seen).about(*name)
-                }))
+                }));
             }
             Err(Unseen::Failed(error)) if hook.is_xdp() => findings.push(
                 Finding::warn("program", error, "--hook xdp cannot be used", "--hook auto, which takes TC")
@@ -357,7 +357,7 @@ fn selection(facts: &Facts) -> Finding {
     let pick = |ports| probe::select(Wish::default(), &abilities, ports).map(|selection| selection.why);
     match (pick(2), pick(UNHURRIED_PORTS + 1)) {
         (Ok(few), Ok(many)) if few == many => Finding::ok(id, few),
-        (Ok(few), Ok(many)) => Finding::ok(id, format!("{few}; for more ports {many}")),
+        (Ok(few), Ok(many)) => Finding::ok(id, format!("{few}. Above {UNHURRIED_PORTS} ports {many}")),
         (Err(error), _) | (_, Err(error)) => Finding::fail(
             id,
             error.to_string(),

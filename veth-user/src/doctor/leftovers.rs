@@ -106,7 +106,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     }
     match &facts.stale {
         Err(unseen) => {
-            findings.push(Finding::unseen("stale-namespace", unseen, "names are taken by what is not there"))
+            findings.push(Finding::unseen("stale-namespace", unseen, "names are taken by what is not there"));
         }
         Ok(stale) => findings.extend(stale.iter().map(|name| {
             Finding::warn(

@@ -46,7 +46,8 @@ fn files() -> Vec<(String, String)> {
     for folder in FOLDERS {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             let Ok(name) = entry.file_name().into_string() else { continue };
-            if name.ends_with(".link") && !files.contains_key(&name) {
+            let is_link = entry.path().extension().is_some_and(|extension| extension == "link");
+            if is_link && !files.contains_key(&name) {
                 // One that is linked to /dev/null is empty, and hides others all the same.
                 files.insert(name, fs::read_to_string(entry.path()).unwrap_or_default());
             }

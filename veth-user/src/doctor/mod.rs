@@ -26,6 +26,9 @@ use crate::{
 
 pub use fix::{Fix, Place};
 
+/// What to do about what cannot be seen.
+pub const AS_ROOT: &str = "sudo veth doctor";
+
 /// Why the doctor could not look, or could not fix.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -137,9 +140,7 @@ impl Finding {
     /// What could not be looked at.
     fn unseen(id: &'static str, unseen: &Unseen, why: impl Into<String>) -> Self {
         match unseen {
-            Unseen::NotAllowed(error) => {
-                Self::warn(id, format!("needs root to see ({error})"), why, "sudo veth doctor")
-            }
+            Unseen::NotAllowed(error) => Self::warn(id, format!("needs root to see ({error})"), why, AS_ROOT),
             Unseen::Failed(error) => {
                 Self::warn(id, format!("could not be seen: {error}"), why, "veth -vv doctor says more")
             }

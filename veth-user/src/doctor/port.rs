@@ -87,7 +87,7 @@ pub(super) async fn gather(
     let ours = ProgramInfo::from_pin(pins.program(program)).map(|info| info.id()).ok();
     let qdiscs = look(netlink.qdiscs().await);
     // A TCX chain that we may not ask for would look like an empty one.
-    let may_ask = capabilities.has(Capability::NetAdmin);
+    let may_ask = capabilities.has(Capability::NetAdmin) || capabilities.has(Capability::SysAdmin);
     let mut all = Vec::new();
     for (pod, port) in topology.ports() {
         let host = links.iter().find(|link| link.name == port.host_link).cloned();
@@ -110,7 +110,7 @@ pub(super) async fn gather(
         let namespace = Netns::open(&pod.namespace);
         let inside = async {
             let namespace = namespace.as_ref().map_err(|error| Unseen::Failed(super::words(error)))?;
-            look(async { Ok::<_, Error>(namespace.netlink()?.link(&port.name).await?) }.await)
+            look(async { namespace.netlink()?.link(&port.name).await }.await)
         };
         let inside = inside.await;
         let within = |work: &(dyn Fn() -> Result<u32, Error> + Sync)| -> Look<u32> {
@@ -309,6 +309,9 @@ fn features(context: &Context<'_>, port: &Facts) -> Look<Vec<Finding>> {
     let is_xdp = context.selection.hook.is_xdp();
     let wrong = if is_xdp {
         xdp::unfit(features)
+    } else if port.host.as_ref().is_some_and(|link| link.xdp.is_some_and(|xdp| xdp.native)) {
+        // The kernel keeps them off as long as it is there, which is told with the ingress.
+        Vec::new()
     } else {
         FAST.into_iter().filter(|setting| features.get(setting.feature) == Some(&!setting.on)).collect()
     };

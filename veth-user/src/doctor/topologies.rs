@@ -4,8 +4,8 @@ use clap::ValueEnum;
 
 use super::{Finding, Fix, Look, Place, Unseen, look, port};
 use crate::{
-    datapath::Place as Order,
-    net::{Error, Netlink, Netns, capability::Capabilities, link::Link, sysctl},
+    datapath::{Place as Order, pins::Pins},
+    net::{Netlink, Netns, capability::Capabilities, link::Link, sysctl},
     state::{Record, Roots},
     topology::{
         self, Path, Status, Topology,
@@ -30,6 +30,8 @@ pub(super) struct Facts {
 pub(super) struct One {
     pub(super) record: Record,
     pub(super) status: Look<Status>,
+    /// Pins may not be looked at, so that the status says nothing of programs.
+    pub(super) hidden: bool,
     pub(super) ports: Vec<port::Facts>,
     /// Bridges that are there, with their MTU and what it should be.
     pub(super) bridges: Vec<(String, u32, u32)>,
@@ -66,7 +68,8 @@ pub(super) async fn gather(
                 Some((switch.bridge.clone(), link.mtu, switch.mtu))
             }));
         }
-        topologies.push(One { record, status, ports, bridges });
+        let hidden = Pins::new(roots, record.layout_version, &record.topology.name).are_hidden();
+        topologies.push(One { record, status, hidden, ports, bridges });
     }
     Facts { topologies, limits: LIMITS.into_iter().map(|(family, key)| limit(family, key)).collect() }
 }
@@ -75,7 +78,7 @@ fn limit(family: &'static str, key: &'static str) -> Limit {
     let here = look(sysctl::read(key));
     let (value, here) = match here {
         Ok(None) => {
-            let first = || Ok::<_, Error>(Netns::first()?.run(|| sysctl::read(key))??);
+            let first = || Netns::first()?.run(|| sysctl::read(key))?;
             (look(first()), false)
         }
         value => (value, true),
@@ -85,8 +88,8 @@ fn limit(family: &'static str, key: &'static str) -> Limit {
 
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for One { record, status, ports, bridges } in &facts.topologies {
-        findings.extend(self::status(record, status));
+    for One { record, status, hidden, ports, bridges } in &facts.topologies {
+        findings.extend(self::status(record, status, *hidden));
         for (bridge, mtu, declared) in bridges.iter().filter(|(_, mtu, declared)| mtu != declared) {
             findings.push(
                 port::wrong_mtu(&Place::Host, bridge, *mtu, *declared)
@@ -100,7 +103,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-fn status(record: &Record, status: &Look<Status>) -> Vec<Finding> {
+fn status(record: &Record, status: &Look<Status>, hidden: bool) -> Vec<Finding> {
     let id = "topology";
     let topology = &record.topology;
     let name = &topology.name;
@@ -110,6 +113,10 @@ fn status(record: &Record, status: &Look<Status>) -> Vec<Finding> {
         }
         Err(Unseen::Failed(error)) => {
             vec![Finding::fail(id, error, "it cannot be told how it is", format!("veth down {name}"))]
+        }
+        Ok(Status::Up) if hidden => {
+            let unseen = Unseen::NotAllowed("its pins are hidden".to_owned());
+            vec![Finding::unseen(id, &unseen, "its links are there; whether its programs are cannot be told")]
         }
         Ok(Status::Up) => vec![Finding::ok(id, format!("up; {}", record.selection.why))],
         Ok(Status::Drifted(drift)) => {
@@ -250,8 +257,13 @@ mod tests {
     }
 
     fn facts(topology: Topology, status: Status, limit: u32, here: bool) -> Facts {
-        let one =
-            One { record: record(topology), status: Ok(status), ports: Vec::new(), bridges: Vec::new() };
+        let one = One {
+            record: record(topology),
+            status: Ok(status),
+            hidden: false,
+            ports: Vec::new(),
+            bridges: Vec::new(),
+        };
         let [(family, key), _] = LIMITS;
         Facts { topologies: vec![one], limits: vec![Limit { family, key, value: Ok(Some(limit)), here }] }
     }

@@ -301,7 +301,7 @@ mod tests {
     #[test]
     fn nonsense_ends_the_reading() {
         for bytes in [&[][..], &[3, 0, 1, 0], &[200, 0, 1, 0, 0], &[4]] {
-            assert_eq!(super::attributes(bytes).count(), 0, "{bytes:?}");
+            assert_eq!(attributes(bytes).count(), 0, "{bytes:?}");
         }
     }
 }

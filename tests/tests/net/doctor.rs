@@ -393,7 +393,7 @@ fn what_nobody_remembers() {
     check(&row);
     row.plant = |lab| {
         on_host(lab, || {
-            fs::OpenOptions::new().create(true).write(true).mode(0o444).open("/run/netns/ns9").unwrap();
+            fs::OpenOptions::new().create_new(true).write(true).mode(0o444).open("/run/netns/ns9").unwrap();
         })
     };
     (row.id, row.subject, row.level, row.fix) = ("stale-namespace", Some("ns9"), "warn", "ip netns del ns9");

@@ -451,3 +451,170 @@ fn rp_filter(_: &Context<'_>, port: &Facts) -> Look<Vec<Finding>> {
     let finding = host::rp_filter(&port.place(), "", &key, &Ok(value), "links of this pod");
     Ok(finding.into_iter().filter(|finding| finding.fix.is_some()).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::Level, *};
+    use crate::net::{link::XdpProgram, tc::Position};
+
+    const MAC: Mac = Mac::new([2, 0, 0, 0, 0, 1]);
+    const HOST_MAC: Mac = Mac::new([2, 0, 0, 0, 0, 2]);
+
+    fn link(mac: Mac) -> Link {
+        Link { up: true, mtu: 1_500, mac: Some(mac), ..Link::default() }
+    }
+
+    fn program(hook: Hook, id: u32) -> Attached {
+        let position = (hook == Hook::Clsact).then_some(Position { priority: 7, handle: 1 });
+        Attached { hook, program: Some(id), name: format!("p{id}"), position }
+    }
+
+    fn port() -> Facts {
+        Facts {
+            topology: "wire".into(),
+            pod: "ns1".into(),
+            namespace: "ns1".into(),
+            name: "eth0".into(),
+            host_link: "wire-ns1".into(),
+            mtu: 1_500,
+            mac: MAC,
+            host_mac: HOST_MAC,
+            host: Some(link(HOST_MAC)),
+            inside: Ok(link(MAC)),
+            features: Ok(FAST.into_iter().map(|setting| (setting.feature.to_owned(), true)).collect()),
+            rp_filter: Ok(Some(0)),
+            ours: Some(1),
+            ingress: Ok(vec![program(Hook::Tcx, 1)]),
+            egress: Ok(Vec::new()),
+            qdiscs: Ok(Vec::new()),
+            hazard: Ok(None),
+        }
+    }
+
+    fn judged(hook: Hook, redirect: Redirect, place: Order, port: Facts) -> Vec<Finding> {
+        let topology = Topology { place, ..Topology::wire("wire", 1_500).unwrap() };
+        let selection = Selection { hook, bridge_hook: hook, redirect, why: String::new() };
+        let findings = judge(&topology, &selection, false, &[port]);
+        for finding in &findings {
+            assert_eq!(finding.fix.is_none(), finding.level == Level::Ok, "{finding:?}");
+        }
+        findings
+    }
+
+    /// The findings about the port itself: check, level, fix.
+    fn told(findings: &[Finding]) -> Vec<(&str, Level, &str)> {
+        let about = |finding: &&Finding| finding.subject.as_deref() == Some("wire/ns1/eth0");
+        findings
+            .iter()
+            .filter(about)
+            .map(|finding| (finding.id, finding.level, finding.fix.as_deref().unwrap_or_default()))
+            .collect()
+    }
+
+    fn by_tcx(port: Facts) -> Vec<Finding> {
+        judged(Hook::Tcx, Redirect::Peer, Order::Last, port)
+    }
+
+    #[test]
+    fn a_good_port_is_told_once_for_all() {
+        let findings = by_tcx(port());
+        assert_eq!(findings.len(), CHECKS.len());
+        assert!(findings.iter().all(|finding| finding.subject.as_deref() == Some("wire")), "{findings:?}");
+    }
+
+    #[test]
+    fn ends_that_are_not_as_declared() {
+        let mut bad = port();
+        bad.host.as_mut().unwrap().mtu = 1_400;
+        let inside = bad.inside.as_mut().unwrap();
+        inside.mac = Some(HOST_MAC);
+        inside.up = false;
+        let findings = by_tcx(bad);
+        let expected = [
+            ("port-up", Level::Fail, "veth exec wire/ns1 -- ip link set dev eth0 up"),
+            ("port-mtu", Level::Fail, "ip link set dev wire-ns1 mtu 1500"),
+            ("port-mac", Level::Fail, "veth exec wire/ns1 -- ip link set dev eth0 address 02:00:00:00:00:01"),
+        ];
+        assert_eq!(told(&findings), expected);
+        let gone = Facts { host: None, inside: Err(Unseen::Failed("no such device".into())), ..port() };
+        let expected = [("port-up", Level::Fail, "veth up"), ("port-up", Level::Fail, "veth up")];
+        assert_eq!(told(&by_tcx(gone)), expected);
+    }
+
+    #[test]
+    fn features_go_by_hook() {
+        let mut slow = port();
+        slow.features.as_mut().unwrap().insert("tx-tcp-segmentation".into(), false);
+        let fix = "veth exec wire/ns1 -- ethtool -K eth0 tx-tcp-segmentation on";
+        assert_eq!(told(&by_tcx(slow.clone())), [("port-features", Level::Warn, fix)]);
+        // Somebody's XDP program keeps it off.
+        slow.host.as_mut().unwrap().xdp = Some(XdpProgram { id: 9, native: true });
+        assert_eq!(told(&by_tcx(slow)), []);
+        let ours = Facts { ingress: Ok(vec![program(Hook::Xdp, 1)]), ..port() };
+        let findings = judged(Hook::Xdp, Redirect::Devmap, Order::Last, ours);
+        let finding = findings.iter().find(|finding| finding.id == "port-features").unwrap();
+        assert_eq!(finding.level, Level::Fail, "sums are left to the device, and GRO is off");
+        let undo = "veth exec wire/ns1 -- ethtool -K eth0 rx-gro off tx-checksum-ip-generic on";
+        assert_eq!(finding.undo.as_deref(), Some(undo));
+    }
+
+    #[test]
+    fn order_decides_who_sees_what() {
+        use Hook::{Clsact, Tcx, Xdp};
+        let (ok, warn) = (Level::Ok, Level::Warn);
+        let ours = |hook| program(hook, 1);
+        for (hook, place, chain, level, fix) in [
+            (Tcx, Order::Last, vec![program(Tcx, 2), ours(Tcx)], ok, ""),
+            (
+                Tcx,
+                Order::Last,
+                vec![ours(Tcx), program(Tcx, 2)],
+                warn,
+                "veth down wire && veth up (puts ours last again)",
+            ),
+            (Tcx, Order::First, vec![ours(Tcx), program(Tcx, 2)], ok, ""),
+            (Tcx, Order::Last, vec![ours(Tcx), program(Clsact, 2)], warn, "--hook clsact"),
+            (Tcx, Order::Last, vec![program(Xdp, 2), ours(Tcx)], warn, "ip link set dev wire-ns1 xdp off"),
+            (Clsact, Order::Last, vec![program(Clsact, 2), ours(Clsact)], ok, ""),
+            (Clsact, Order::Last, vec![ours(Clsact), program(Clsact, 2)], warn, "it has 7"),
+            (Xdp, Order::Last, vec![ours(Xdp), program(Tcx, 2)], warn, "--hook tcx"),
+        ] {
+            let words = format!("{chain:?}");
+            let findings = judged(hook, Redirect::Host, place, Facts { ingress: Ok(chain), ..port() });
+            let found = findings.iter().find(|finding| finding.id == "ingress").unwrap();
+            assert_eq!(found.level, level, "{words}");
+            assert!(found.fix.as_deref().unwrap_or_default().contains(fix), "{found:?}");
+        }
+        // That ours is gone is told with the topology.
+        assert_eq!(told(&by_tcx(Facts { ingress: Ok(vec![program(Tcx, 2)]), ..port() })), []);
+    }
+
+    #[test]
+    fn peer_redirect_goes_past_the_egress() {
+        let shaped = Facts { qdiscs: Ok(vec!["tbf".into()]), ..port() };
+        let fix = "veth down wire && veth up --redirect host";
+        assert_eq!(told(&by_tcx(shaped.clone())), [("egress", Level::Warn, fix)]);
+        let findings = judged(Hook::Tcx, Redirect::Host, Order::Last, shaped);
+        assert_eq!(told(&findings), [("egress", Level::Ok, "")]);
+    }
+
+    #[test]
+    fn a_pod_that_peer_redirect_would_harm() {
+        let harmed = Facts { hazard: Ok(Some("its pod has bridged eth0".into())), ..port() };
+        assert_eq!(told(&by_tcx(harmed.clone()))[0].1, Level::Warn);
+        assert_eq!(told(&judged(Hook::Tcx, Redirect::Host, Order::Last, harmed)), []);
+    }
+
+    #[test]
+    fn what_may_not_be_seen_is_said_once() {
+        let hidden = || Unseen::NotAllowed("EPERM".to_owned());
+        let findings = by_tcx(Facts {
+            inside: Err(hidden()),
+            features: Err(hidden()),
+            ingress: Err(hidden()),
+            ..port()
+        });
+        let count = findings.iter().filter(|finding| finding.seen.contains("needs root")).count();
+        assert_eq!((count, findings.len()), (5, CHECKS.len()), "{findings:?}");
+    }
+}

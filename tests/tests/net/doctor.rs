@@ -220,7 +220,7 @@ fn a_tcx_program_behind_ours_and_one_before() {
         up: &["up", "--hook", "tcx"],
         plant: |lab| {
             let index = lab.link("wire-ns1").index;
-            Box::new(lab.run(move || Foreign::tcx(index, Place::Last, 0, Verdict::Next)))
+            Box::new(lab.run(move || Foreign::tcx(index, Place::Last, Verdict::Next)))
         },
         id: "ingress",
         subject: PORT,
@@ -232,7 +232,7 @@ fn a_tcx_program_behind_ours_and_one_before() {
     row.fix = "";
     row.plant = |lab| {
         let index = lab.link("wire-ns1").index;
-        Box::new(lab.run(move || Foreign::tcx(index, Place::First, 0, Verdict::Next)))
+        Box::new(lab.run(move || Foreign::tcx(index, Place::First, Verdict::Next)))
     };
     check(&row);
 }

@@ -282,6 +282,8 @@ fn trap_b11_generic_only_when_asked_for() {
     let index = lab.link("wire-ns1").index;
     let path = pins("wire").join("link_wire-ns1");
     lab.run(move || std::fs::remove_file(path).unwrap());
+    // The kernel lets go of a link a little after its last pin.
+    eventually("ours is gone", || lab.link("wire-ns1").xdp.is_none());
     let _theirs = lab.run(move || Foreign::xdp(index, Verdict::Next));
     let finished = lab.veth(&["up", "--hook", "xdp"]);
     assert!(finished.err.contains("takes only one") && finished.err.contains("xdp off"), "{finished:?}");

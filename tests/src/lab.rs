@@ -15,7 +15,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netlink_packet_route::link::LinkMessage;
+use futures_util::StreamExt as _;
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::LinkMessage,
+    tc::{TcAttribute, TcHandle, TcMessage},
+};
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
@@ -388,6 +394,28 @@ pub fn add_link(message: LinkMessage) {
         let (connection, handle, _) = rtnetlink::new_connection().unwrap();
         tokio::spawn(connection);
         handle.link().add(message).execute().await.unwrap();
+    });
+}
+
+/// Gives a link of the calling thread's namespace a root qdisc, as `tc qdisc add` does.
+pub fn add_qdisc(link: &str, kind: &str) {
+    with_netlink(async |netlink| {
+        let index = netlink.link(link).await.unwrap().index;
+        let (connection, mut handle, _) = rtnetlink::new_connection().unwrap();
+        tokio::spawn(connection);
+        let mut message = TcMessage::default();
+        message.header.index = index.cast_signed();
+        message.header.parent = TcHandle::ROOT;
+        message.attributes = vec![TcAttribute::Kind(kind.to_owned())];
+        let mut request = NetlinkMessage::from(RouteNetlinkMessage::NewQueueDiscipline(message));
+        request.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE;
+        let mut answers = handle.request(request).unwrap();
+        while let Some(answer) = answers.next().await {
+            assert!(
+                !matches!(&answer.payload, NetlinkPayload::Error(error) if error.code.is_some()),
+                "{answer:?}"
+            );
+        }
     });
 }
 

@@ -12,6 +12,7 @@ pub mod frame;
 pub mod hook;
 pub mod lab;
 pub mod need;
+pub mod nft;
 pub mod packet;
 pub mod pair;
 pub mod traffic;

@@ -5,6 +5,7 @@
 pub mod check;
 pub mod cli;
 pub mod datapath;
+pub mod doctor;
 pub mod hooks;
 pub mod net;
 pub mod probe;

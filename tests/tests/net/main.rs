@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "everything in a test panics when it fails")]
 
 mod counters;
+mod doctor;
 mod errors;
 mod isolation;
 mod kill;

@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand, which parses its arguments, calls the library and prints.
 
+mod doctor;
 mod down;
 mod exec;
 mod live;
@@ -28,6 +29,7 @@ Exit codes:
   1    could not be done; the reason is on standard error, and nothing half-done is left
   2    the command line cannot be understood
   3    `run`: the path is there, but a ping or the transfer failed
+  10, 11  `doctor`: something could be better or cannot be seen; something does not work
   101  a bug in veth (`run` has cleaned up all the same)
   126, 127, or the command's own  `exec`: could not be started, was not found, or how it ended
   129, 130, 143  `up`: ended by SIGHUP, Ctrl-C or SIGTERM, after removing what it had made. `run` and
@@ -75,6 +77,7 @@ enum Command {
     Ls(ls::Args),
     Exec(exec::Args),
     Stats(stats::Args),
+    Doctor(doctor::Args),
 }
 
 /// Parses the arguments and does what they say.
@@ -101,6 +104,7 @@ pub fn main() -> ExitCode {
         Command::Down(args) => block_on(down::main(args, &roots)),
         Command::Ls(args) => block_on(ls::main(args, &roots)),
         Command::Stats(args) => block_on(stats::main(args, &roots)),
+        Command::Doctor(args) => block_on(doctor::main(args, &roots)),
     };
     result.unwrap_or_else(|error| {
         if is_broken_pipe(&error) {

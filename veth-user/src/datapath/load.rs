@@ -1,5 +1,7 @@
 //! Loading: the object becomes programs and maps, pinned under the topology's name.
 
+use std::os::fd::{AsFd as _, AsRawFd as _};
+
 use aya::{
     Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
     maps::MapError,
@@ -115,6 +117,8 @@ pub struct Verified {
     pub name: &'static str,
     /// How many instructions the verifier went through, where the kernel tells: 5.16 and newer.
     pub instructions: Option<u32>,
+    /// Whether it was compiled to machine code, where the kernel tells.
+    pub compiled: Option<bool>,
 }
 
 /// Loads every program as it would be for a hook and lets go of it again.
@@ -128,10 +132,18 @@ pub fn verify(hook: Hook) -> Result<Vec<Verified>, Error> {
     programs(hook)
         .iter()
         .map(|&name| {
-            let instructions = load_program(&mut ebpf, name)?.verified_instruction_count();
-            Ok(Verified { name, instructions: instructions.filter(|count| *count > 0) })
+            let info = load_program(&mut ebpf, name)?;
+            let instructions = info.verified_instruction_count().filter(|count| *count > 0);
+            Ok(Verified { name, instructions, compiled: is_compiled(&info) })
         })
         .collect()
+}
+
+/// Whether a program was compiled to machine code, as its descriptor says.
+fn is_compiled(info: &ProgramInfo) -> Option<bool> {
+    let program = info.fd().ok()?;
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_fd().as_raw_fd())).ok()?;
+    Some(text.lines().find_map(|line| line.strip_prefix("prog_jited:"))?.trim() == "1")
 }
 
 /// Loads a program, attaches it to a link of the calling thread's namespace, and lets go of it again.

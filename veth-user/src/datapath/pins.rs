@@ -20,7 +20,7 @@ use super::{
 use crate::state::{DEFAULT_PIN_DIR, Roots};
 
 /// Where a bpffs belongs.
-const BPFFS: &str = "/sys/fs/bpf";
+pub const BPFFS: &str = "/sys/fs/bpf";
 
 /// The pins of one topology.
 #[derive(Clone, Debug)]
@@ -137,28 +137,50 @@ pub fn remove_all(roots: &Roots, topology: &str) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether pins can be made and stay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The folder is on a bpffs.
+    Ready,
+    /// It would be if a bpffs were mounted, which we can.
+    Mountable,
+    /// It is not, and a mount of ours would not help: why, and what to do.
+    Hopeless(String),
+}
+
+/// Looks whether pins can be made and stay. Changes nothing.
+#[must_use]
+pub fn place(roots: &Roots) -> Place {
+    if is_on_bpffs(&roots.pins) {
+        return Place::Ready;
+    }
+    if !roots.pins.starts_with(BPFFS) {
+        return Place::Hopeless(format!(
+            "mount one there (`mount -t bpf bpf {}`), or use {BPFFS}/…",
+            roots.pins.display()
+        ));
+    }
+    if mounts_vanish_with_us() {
+        return Place::Hopeless(format!(
+            "{BPFFS} is not mounted in this mount namespace, and a mount made here would vanish with it. \
+             `ip netns exec` is such a place: use `nsenter --net=/run/netns/NAME veth …`, or mount it before \
+             (`mount -t bpf bpf {BPFFS}`)"
+        ));
+    }
+    Place::Mountable
+}
+
 /// Makes sure that pins can be made and stay: the folder is on a bpffs, which is mounted if need be.
 ///
 /// # Errors
 ///
 /// When there is none and none can be mounted, or when a mount would vanish with this process.
 pub fn prepare(roots: &Roots) -> Result<(), Error> {
-    if is_on_bpffs(&roots.pins) {
-        return Ok(());
-    }
     let error = |why: String| Error::NoBpffs { path: roots.pins.clone(), why };
-    if !roots.pins.starts_with(BPFFS) {
-        return Err(error(format!(
-            "mount one there (`mount -t bpf bpf {}`), or use {BPFFS}/…",
-            roots.pins.display()
-        )));
-    }
-    if mounts_vanish_with_us() {
-        return Err(error(format!(
-            "{BPFFS} is not mounted in this mount namespace, and a mount made here would vanish with it. \
-             `ip netns exec` is such a place: use `nsenter --net=/run/netns/NAME veth …`, or mount it before \
-             (`mount -t bpf bpf {BPFFS}`)"
-        )));
+    match place(roots) {
+        Place::Ready => return Ok(()),
+        Place::Mountable => {}
+        Place::Hopeless(why) => return Err(error(why)),
     }
     // The note first: a crash in between leaves a note of nothing, and not a mount that nobody knows of.
     roots.note_mount(Path::new(BPFFS))?;

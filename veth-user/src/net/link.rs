@@ -222,6 +222,17 @@ impl Netlink {
         self.change(&format!("set link {index} up"), RouteNetlinkMessage::SetLink(message)).await
     }
 
+    /// Changes a link's MTU.
+    ///
+    /// # Errors
+    ///
+    /// When the link is gone, or does not take it.
+    pub async fn set_mtu(&self, index: u32, mtu: u32) -> Result<()> {
+        let message = by_index(index, vec![LinkAttribute::Mtu(mtu)]);
+        self.change(&format!("set the MTU of link {index} to {mtu}"), RouteNetlinkMessage::SetLink(message))
+            .await
+    }
+
     /// Makes a link a port of a bridge that neither learns from it nor expects anything but `master
     /// static` entries to find it.
     ///

@@ -3,10 +3,12 @@
 
 pub mod address;
 pub mod bridge;
+pub mod capability;
 pub mod ethtool;
 pub mod link;
 pub mod netlink;
 pub mod netns;
+pub mod nftables;
 pub mod rcu;
 pub mod sysctl;
 pub mod tc;

@@ -60,6 +60,15 @@ impl Netns {
         Self::open_path(&path(name))
     }
 
+    /// That of the machine's, or the container's, first process: where values of the whole machine can be seen.
+    ///
+    /// # Errors
+    ///
+    /// When we may not look at that process.
+    pub fn first() -> Result<Self> {
+        Self::open_path(Path::new("/proc/1/ns/net"))
+    }
+
     fn open_path(path: &Path) -> Result<Self> {
         match File::open(path) {
             Ok(file) => Ok(Self { file }),

@@ -14,6 +14,12 @@ pub fn is_normal() -> bool {
     fs::read_to_string(PATH).is_ok_and(|value| value.trim() == "0")
 }
 
+/// Whether grace periods are hurried, by whomever. Nothing where the kernel does not say.
+#[must_use]
+pub fn is_hurried() -> Option<bool> {
+    Some(fs::read_to_string(PATH).ok()?.trim() != "0")
+}
+
 /// Whether we may hurry them. Looks only.
 #[must_use]
 pub fn is_writable() -> bool {

@@ -1,6 +1,7 @@
 //! Values under `/proc/sys/net`, which are those of the calling thread's namespace.
 //!
-//! Only written for links and namespaces that we made: they go when those go, so nothing has to be restored.
+//! Only written for links and namespaces that we made: they go when those go, so nothing has to be restored. What
+//! `veth doctor --fix` writes beside is told with its old value.
 
 use std::{fs, path::Path};
 
@@ -30,6 +31,44 @@ pub fn disable_dad() -> Result<()> {
 #[must_use]
 pub fn has_ipv6() -> bool {
     Path::new("/proc/sys/net/ipv6").exists()
+}
+
+/// A value by its path below `/proc/sys`, as `net/core/bpf_jit_enable`. Nothing where the namespace or the kernel has
+/// no such value.
+///
+/// # Errors
+///
+/// When it may not be read.
+pub fn read(key: &str) -> Result<Option<String>> {
+    let path = Path::new("/proc/sys").join(key);
+    match fs::read_to_string(&path) {
+        Ok(value) => Ok(Some(value.trim().to_owned())),
+        Err(source) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Error::new(format!("read {}", path.display()), source)),
+    }
+}
+
+/// Writes a value by its path below `/proc/sys`.
+///
+/// # Errors
+///
+/// When there is no such value, or it may not be written.
+pub fn write(key: &str, value: &str) -> Result<()> {
+    let path = Path::new("/proc/sys").join(key);
+    fs::write(&path, value)
+        .map_err(|source| Error::new(format!("write {value} to {}", path.display()), source))
+}
+
+/// A value's name, as `sysctl` has it.
+#[must_use]
+pub fn name(key: &str) -> String {
+    // A dot in a link's name is a slash there.
+    let turned = |c| match c {
+        '/' => '.',
+        '.' => '/',
+        other => other,
+    };
+    key.chars().map(turned).collect()
 }
 
 fn write_ipv6(link: &str, key: &str, value: &str) -> Result<()> {

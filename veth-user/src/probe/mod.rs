@@ -3,12 +3,15 @@
 mod scratch;
 pub mod select;
 
-use crate::{datapath, net};
+use std::io;
+
 use aya::{
-    programs::{ProgramType, SchedClassifier, TcAttachType},
+    programs::{ProgramError, ProgramType, SchedClassifier, TcAttachType},
     sys::{BpfHelper, is_helper_supported},
     util::KernelVersion,
 };
+
+use crate::{datapath, net};
 
 pub use scratch::{Peer, Scratch};
 pub use select::{Selection, Wish, select};
@@ -118,6 +121,40 @@ impl Abilities {
 #[must_use]
 pub fn has_tcx() -> bool {
     SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok()
+}
+
+/// Like [`has_tcx`], but tells a kernel that does not know the question from one that does not answer us.
+///
+/// # Errors
+///
+/// `EPERM` without `CAP_NET_ADMIN`.
+pub fn look_for_tcx() -> Result<bool, Error> {
+    match SchedClassifier::query_tcx("lo", TcAttachType::Ingress) {
+        Ok(_) => Ok(true),
+        Err(ProgramError::SyscallError(error))
+            if error.io_error.kind() == io::ErrorKind::PermissionDenied =>
+        {
+            Err(net::Error::new("ask for the TCX chain of lo", error.io_error).into())
+        }
+        Err(_) => Ok(false),
+    }
+}
+
+/// Whether programs of a type may call a helper, found out by loading one that does.
+///
+/// # Errors
+///
+/// When we may not load programs.
+pub fn has_helper(hook: datapath::Hook, helper: BpfHelper) -> Result<bool, Error> {
+    let kind = if hook.is_xdp() { ProgramType::Xdp } else { ProgramType::SchedClassifier };
+    is_helper_supported(kind, helper).map_err(|error| {
+        let source = match error {
+            ProgramError::SyscallError(error) => error.io_error,
+            ProgramError::LoadError { io_error, .. } => io_error,
+            other => io::Error::other(other),
+        };
+        net::Error::new("load a program that calls a helper", source).into()
+    })
 }
 
 /// Whether the program must set the packet type because `bpf_redirect_peer` does not scrub. Tried out with a real

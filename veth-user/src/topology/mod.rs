@@ -6,7 +6,7 @@ pub mod observe;
 pub mod plan;
 mod repair;
 mod teardown;
-mod xdp;
+pub mod xdp;
 
 use veth_common::LAYOUT_VERSION;
 

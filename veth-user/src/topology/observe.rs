@@ -187,7 +187,7 @@ async fn attachment_drift(
 
 /// What XDP needs of a pod's end.
 fn feature_drift(pod: &Pod, port: &Port) -> Result<Option<Drift>, Error> {
-    let words: Vec<String> = xdp::unfit(pod, port)?
+    let words: Vec<String> = xdp::unfit_of(pod, port)?
         .iter()
         .map(|setting| format!("{} is {}", setting.feature, if setting.on { "off" } else { "on" }))
         .collect();

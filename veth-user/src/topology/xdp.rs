@@ -1,5 +1,7 @@
 //! What XDP needs of a veth pair, so that it loses nothing. All changes are on links of our own, before they come up.
 
+use std::collections::BTreeMap;
+
 use super::{Error, Pod, Port};
 use crate::net::{
     Netns,
@@ -36,9 +38,14 @@ pub(super) fn prepare(pod: &Pod, port: &Port) -> Result<Vec<String>, Error> {
 }
 
 /// Which features of a pod's end are not as XDP needs them.
-pub(super) fn unfit(pod: &Pod, port: &Port) -> Result<Vec<Setting>, Error> {
-    let features = Ethtool::open_in(&Netns::open(&pod.namespace)?)?.features(&port.name)?;
+pub(super) fn unfit_of(pod: &Pod, port: &Port) -> Result<Vec<Setting>, Error> {
+    Ok(unfit(&Ethtool::open_in(&Netns::open(&pod.namespace)?)?.features(&port.name)?))
+}
+
+/// Which of some features are not as XDP needs them, and how they should be.
+#[must_use]
+pub fn unfit(features: &BTreeMap<String, bool>) -> Vec<Setting> {
     let is_wrong =
         |setting: &&Setting| features.get(setting.feature).copied().unwrap_or_default() != setting.on;
-    Ok(SETTINGS.iter().filter(is_wrong).copied().collect())
+    SETTINGS.iter().filter(is_wrong).copied().collect()
 }

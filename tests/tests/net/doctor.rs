@@ -460,7 +460,7 @@ fn rules_of_the_packet_filter() {
 fn a_missing_capability() {
     let lab = Lab::new();
     let mut command = Command::new("setpriv");
-    command.args(["--bounding-set=-net_admin", "--inh-caps=-net_admin", "sh", "-c"]);
+    command.args(["--bounding-set=-net_admin", "sh", "-c"]);
     command.arg("exec \"$VETH_BIN\" doctor --json");
     let findings = read(&lab.spawn(command).finish());
     expect(&findings, "capability", Some("CAP_NET_ADMIN"), "fail", "CAP_NET_ADMIN");
@@ -508,13 +508,18 @@ fn a_bpffs_that_is_not_mounted() {
     let mut command = Command::new("unshare");
     command.args(["--pid", "--fork", "--mount", "--mount-proc", "--propagation", "private", "sh", "-c"]);
     command.arg(
-        "\"$VETH_BIN\" doctor --json | grep -q '\"id\":\"bpffs\",\"subject\":null,\"level\":\"warn\"' || exit 1
-         \"$VETH_BIN\" doctor --fix; grep ' /sys/fs/bpf bpf ' /proc/mounts
-         \"$VETH_BIN\" up && \"$VETH_BIN\" down && grep ' /sys/fs/bpf bpf ' /proc/mounts; find /run",
+        "mounts() { echo $(grep -c ' /sys/fs/bpf bpf ' /proc/mounts) mounts $1; }; mounts before
+         \"$VETH_BIN\" doctor --json | grep -q '\"id\":\"bpffs\",\"subject\":null,\"level\":\"warn\"' || exit 1
+         \"$VETH_BIN\" doctor --fix; mounts fixed; \"$VETH_BIN\" up && \"$VETH_BIN\" down && mounts down && find /run",
     );
     let finished = lab.spawn(command).finish();
     assert!(finished.status.success(), "{finished:?}");
-    assert_eq!(finished.out.matches(" /sys/fs/bpf bpf ").count(), 1, "until the last `down`: {finished:?}");
+    let mounts = |when: &str| {
+        let line = finished.out.lines().find_map(|line| line.strip_suffix(&format!(" mounts {when}")));
+        line.unwrap_or_else(|| panic!("{when}: {finished:?}")).parse::<u32>().unwrap()
+    };
+    assert_eq!(mounts("fixed"), mounts("before") + 1, "{finished:?}");
+    assert_eq!(mounts("down"), mounts("before"), "until the last `down`: {finished:?}");
     assert!(
         finished.out.contains("umount /sys/fs/bpf") && !finished.out.contains("/run/veth"),
         "{finished:?}"

@@ -63,17 +63,12 @@ pub fn write(key: &str, value: &str) -> Result<()> {
 #[must_use]
 pub fn name(key: &str) -> String {
     // A dot in a link's name is a slash there.
-    key.chars()
-        .map(|c| {
-            if c == '/' {
-                '.'
-            } else if c == '.' {
-                '/'
-            } else {
-                c
-            }
-        })
-        .collect()
+    let turned = |c| match c {
+        '/' => '.',
+        '.' => '/',
+        other => other,
+    };
+    key.chars().map(turned).collect()
 }
 
 fn write_ipv6(link: &str, key: &str, value: &str) -> Result<()> {

@@ -48,14 +48,20 @@ impl Apt {
 
     /// Fetches the lists.
     pub(crate) fn update(&self, workspace: &Workspace) -> Result<()> {
-        let Self { lists, sources: _ } = self;
+        let Self { lists, sources } = self;
         if let Some(lists) = lists {
             for folder in ["lists/partial", "cache/archives/partial"] {
                 let folder = lists.join(folder);
                 fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
             }
         }
-        command::run(self.command(workspace, "apt-get").args(["--quiet", "update"]))
+        let mut apt = self.command(workspace, "apt-get");
+        apt.args(["--quiet", "update"]);
+        if sources.is_some() {
+            // A server that does not answer is a warning otherwise. Of the system's sources, some never do.
+            apt.args(["--option", "APT::Update::Error-Mode=any"]);
+        }
+        command::run(&mut apt)
     }
 
     /// Everything that the lists tell of every package: paragraphs of `Field: value` lines.

@@ -59,7 +59,7 @@ pub(super) fn find_or_get(workspace: &Workspace, folder: &Path, series: &[&str])
             }
             let root = cached(&kernels, series).with_context(|| {
                 format!(
-                    "no kernel {series}: neither {} has one, nor {}",
+                    "there is no kernel {series} in {} and none in {}",
                     SUITES.join(", "),
                     kernels.display()
                 )

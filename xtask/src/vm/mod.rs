@@ -82,7 +82,7 @@ impl Machines {
         )
     }
 
-    /// Runs the guests, as many at once as there are processors, and returns each with its kernel's number.
+    /// Runs the guests and returns each with its kernel's number.
     fn run(&self, binaries: &Binaries, harness: &[OsString], logs: &Path) -> Result<Vec<(usize, Column)>> {
         let Self { tools, kernels, folder: _ } = self;
         let contents = Contents { busybox: &tools.busybox, binaries, harness };
@@ -95,9 +95,10 @@ impl Machines {
             }
             Ok(columns)
         };
-        let count = thread::available_parallelism().map_or(1, usize::from).min(kernels.len());
+        // One more than there are processors: guests wait now and then, and five do not divide by two.
+        let count = thread::available_parallelism().map_or(1, usize::from) + 1;
         thread::scope(|scope| {
-            let workers: Vec<_> = (0..count).map(|_| scope.spawn(worker)).collect();
+            let workers: Vec<_> = (0..count.min(kernels.len())).map(|_| scope.spawn(worker)).collect();
             let mut columns = Vec::new();
             for worker in workers {
                 let result: Result<Vec<_>> =

@@ -11,7 +11,7 @@ use veth_tests::{
     foreign::{Foreign, Place, Verdict},
     hook,
     lab::{add_qdisc, delete_link, set_link, with_netlink},
-    need, nft,
+    nft,
 };
 use veth_user::{
     datapath::{Hook, INGRESS},
@@ -73,10 +73,20 @@ fn expect(findings: &[Value], id: &str, subject: Option<&str>, level: &str, fix:
     assert!(found.iter().any(|finding| is(&finding)), "{id} {subject:?} {level} {fix}: {found:#?}");
 }
 
+/// Whether the kernel has a hook, for tests that go on without.
+fn has(hook: Hook) -> bool {
+    let needs = match hook {
+        Hook::Tcx => Kernel(6, 6, 0),
+        Hook::Clsact => Kernel(5, 10, 0),
+        Hook::Xdp | Hook::XdpGeneric => Kernel(6, 2, 0),
+    };
+    Kernel::current().unwrap() >= needs
+}
+
 #[test]
 fn a_good_host_has_no_failure_and_stays_as_it_is() {
     for (hook, args) in [(Hook::Clsact, &["--pods", "3"][..]), (Hook::Tcx, &[]), (Hook::Xdp, &[])] {
-        if !hook::is_there(hook) {
+        if !has(hook) {
             continue;
         }
         let lab = Lab::new();
@@ -530,7 +540,7 @@ fn a_bpffs_that_is_not_mounted() {
 #[test]
 fn what_can_be_fixed_is_and_can_be_undone() {
     let lab = Lab::new();
-    let xdp = hook::is_there(Hook::Xdp);
+    let xdp = has(Hook::Xdp);
     lab.up(if xdp { Hook::Xdp } else { Hook::Clsact }, &[]);
     let (one, two) = (lab.pod("ns1"), lab.pod("ns2"));
     one.run(|| set_link("eth0", |link| link.mtu(1_400))).unwrap();
@@ -598,16 +608,17 @@ fn truths_of_this_kernel() {
     assert_eq!(level(&findings, "program", Some(INGRESS)), "ok");
     assert_eq!(level(&findings, "jit", None), "ok");
     let seen = |id: &str, subject| find(&findings, id, subject)[0]["seen"].as_str().unwrap().to_owned();
-    if need::kernel(6, 6, "TCX") {
+    if has(Hook::Tcx) {
         assert_eq!(seen("hook", Some("tcx")), "there");
         assert!(seen("selection", None).starts_with("tcx: "));
     }
-    if need::kernel(6, 2, "XDP redirects on veth that can be trusted") {
+    if has(Hook::Xdp) {
         assert_eq!(level(&findings, "hook", Some("xdp")), "ok");
         assert_eq!(level(&findings, "program", Some("veth_xdp")), "ok");
         assert_eq!(level(&findings, "xdp-on-veth", None), "ok");
     }
-    if need::kernel(6, 15, "a bpf_redirect_peer that scrubs on every branch") {
+    // Since then on every branch.
+    if Kernel::current().unwrap() >= Kernel(6, 15, 0) {
         assert_eq!(level(&findings, "redirect-peer-scrubs", None), "ok");
         assert_eq!(level(&findings, "redirect-peer-counts", None), "ok");
     }

@@ -1,6 +1,6 @@
 //! `cargo xtask ci`: what decides whether a change is good, the same here and on a server.
 
-use std::{path::Path, time::Instant};
+use std::{ffi::OsString, path::Path, time::Instant};
 
 use anyhow::{Result, ensure};
 
@@ -27,7 +27,12 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
         }
     };
     let start = Instant::now();
-    let result = machines.test(workspace, &build::ebpf(workspace)?, &[]);
+    eprintln!(
+        "tests of killed commands are left out on other kernels: emulated, they take as long as all others together, \
+         and say more of veth than of a kernel; `{TEST} vm` runs them too"
+    );
+    let harness = ["--skip", "kill::"].map(OsString::from);
+    let result = machines.test(workspace, &build::ebpf(workspace)?, &harness);
     eprintln!("`{TEST} vm` took {} s", start.elapsed().as_secs());
     result
 }

@@ -9,7 +9,7 @@ use veth_tests::{
     Lab,
     lab::{add_link, pins},
 };
-use veth_user::net::Netns;
+use veth_user::{net::Netns, probe::Kernel};
 
 #[test]
 fn not_root() {
@@ -65,6 +65,27 @@ fn too_many_pods_and_other_nonsense() {
     }
     for args in [&["up", "--pods", "many"][..], &["frobnicate"], &["run", "--for", "0s"], &["exec", "ns1"]] {
         assert_eq!(lab.veth(args).status.code(), Some(2), "{args:?}");
+    }
+}
+
+#[test]
+fn a_hook_that_the_kernel_lacks() {
+    let lab = Lab::new();
+    for (hook, minimum) in [
+        ("clsact", Kernel(5, 10, 0)),
+        ("xdp", Kernel(6, 2, 0)),
+        ("xdp-generic", Kernel(6, 2, 0)),
+        ("tcx", Kernel(6, 6, 0)),
+    ] {
+        if Kernel::current().unwrap() >= minimum {
+            lab.ok(&["up", "--hook", hook]);
+            lab.ok(&["down"]);
+        } else {
+            let error = lab.refused(&["up", "--hook", hook]);
+            let Kernel(major, minor, _) = minimum;
+            assert!(error.contains(&format!("needs {major}.{minor} or newer")), "{error}");
+            assert!(error.contains("--hook"), "and what to do: {error}");
+        }
     }
 }
 

@@ -209,6 +209,8 @@ fn trap_b1_receiver_without_napi() {
     lab.ok(&["up", "--hook", "xdp"]);
     let (one, two) = (lab.pod("ns1"), lab.pod("ns2"));
     assert_eq!(udp(&one, &two, address(), 100, 20), 0);
+    let shown = lab.ok(&["ls", "wire"]);
+    assert!(shown.contains("changed for XDP: ns1/eth0 rx-gro on"), "what was changed is on record: {shown}");
     feature(&two, "rx-gro", false);
     assert_eq!(udp(&one, &two, address(), 100, 1), 1, "the kernel drops all of it");
     let list = lab.ok(&["ls"]);

@@ -102,7 +102,9 @@ fn ports(row: &Row) -> String {
     }
     let Record { topology, selection, .. } = &row.record;
     let (name, status, why) = (&topology.name, row.status.name(), &selection.why);
-    format!("{name}: {status}\n{why}\n{}\n{}", table.trim_fmt(), drift(row))
+    let changed: String =
+        row.record.changed_features.iter().map(|what| format!("changed for XDP: {what}\n")).collect();
+    format!("{name}: {status}\n{why}\n{}\n{changed}{}", table.trim_fmt(), drift(row))
 }
 
 fn drift(row: &Row) -> String {

@@ -224,14 +224,17 @@ impl Datapath {
 /// When the kernel refuses.
 pub async fn detach_clsact(netlink: &Netlink, link: &Link, qdisc_is_ours: bool) -> Result<(), Error> {
     let mut left = netlink.filters(link.index, Direction::Egress).await?.len();
+    let mut had_ours = false;
     for filter in netlink.filters(link.index, Direction::Ingress).await? {
         if filter.position.handle == HANDLE && filter.name.as_deref() == Some(INGRESS) {
             netlink.delete_filter(link.index, filter.position).await?;
+            had_ours = true;
         } else {
             left += 1;
         }
     }
-    if left == 0 && qdisc_is_ours {
+    // A link that only has a name of ours may have an empty qdisc of somebody else.
+    if had_ours && left == 0 && qdisc_is_ours {
         netlink.delete_clsact(link.index).await?;
     }
     Ok(())

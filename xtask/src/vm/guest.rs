@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 use super::{kernel::Kernel, tools::Tools};
 
 /// How long a guest may take. On a machine with nothing else to do it takes a fifth of it.
-const LIMIT: Duration = Duration::from_mins(10);
+const LIMIT: Duration = Duration::from_mins(30);
 
 /// A guest that has ended.
 pub(super) struct Ended {

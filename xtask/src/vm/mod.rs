@@ -95,8 +95,8 @@ impl Machines {
             }
             Ok(columns)
         };
-        // One more than there are processors: guests wait now and then, and five do not divide by two.
-        let count = thread::available_parallelism().map_or(1, usize::from) + 1;
+        // Guests wait more than they work: for links, for timeouts, for counters to come to rest.
+        let count = 2 * thread::available_parallelism().map_or(1, usize::from) + 1;
         thread::scope(|scope| {
             let workers: Vec<_> = (0..count.min(kernels.len())).map(|_| scope.spawn(worker)).collect();
             let mut columns = Vec::new();

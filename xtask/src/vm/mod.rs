@@ -132,7 +132,7 @@ fn one(tools: &Tools, kernel: &Kernel, contents: &Contents<'_>, logs: &Path) -> 
             (true, false) => eprintln!("kernel {version} died after {seconds} s: {}", last_words(&console)?),
             (false, _) => eprintln!("kernel {version} took too long and was stopped after {seconds} s"),
         }
-        // QEMU loses a guest in some hundreds while it starts. One that has begun to test is not excused.
+        // In trials one of some 250 guests was lost, and why is not known. One that has begun to test is not excused.
         if log.has_begun || is_second {
             return Ok(Column { version: version.clone(), log, time });
         }

@@ -32,6 +32,8 @@ pub(super) struct Log {
     pub(super) facts: BTreeMap<String, u64>,
     /// The test that had begun and has not ended.
     pub(super) last: Option<Test>,
+    /// Whether the guest came to its first test.
+    pub(super) has_begun: bool,
     /// Whether the guest came to its end.
     pub(super) is_complete: bool,
 }
@@ -54,7 +56,10 @@ impl Log {
         for line in output.lines().map(|line| line.trim_end_matches('\r')) {
             let test = |binary: &String, name: &str| Test { binary: binary.clone(), name: name.to_owned() };
             match (line.split_once(' ').unwrap_or((line, "")), &part) {
-                (("@begin", binary), _) => part = Part::Binary(binary.to_owned()),
+                (("@begin", binary), _) => {
+                    part = Part::Binary(binary.to_owned());
+                    log.has_begun = true;
+                }
                 (("@skips", ""), Part::Binary(binary)) => {
                     part = Part::Skips(binary.clone());
                     reason_of = None;
@@ -166,9 +171,14 @@ mod tests {
     fn a_guest_that_died_is_not_complete() {
         let end = LOG.find("something").unwrap_or_default();
         let log = Log::parse(&LOG[..end]);
-        assert!(!log.is_complete);
+        assert!(log.has_begun && !log.is_complete);
         assert_eq!(log.last, Some(test("net", "a::loud")));
         assert_eq!(log.outcome(&test("net", "a::loud")), Outcome::Missing);
+    }
+
+    #[test]
+    fn a_guest_that_did_not_start_has_begun_nothing() {
+        assert!(!Log::parse("").has_begun && !Log::parse("noise\n").has_begun);
     }
 
     #[test]

@@ -21,7 +21,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use self::{binaries::Binaries, initrd::Contents, kernel::Kernel, log::Log, report::Column, tools::Tools};
+use self::{
+    binaries::Binaries, guest::Ended, initrd::Contents, kernel::Kernel, log::Log, report::Column,
+    tools::Tools,
+};
 use crate::{apt, workspace::Workspace};
 
 /// All that is not ours and has to be fetched: QEMU and kernels.
@@ -117,15 +120,34 @@ fn one(tools: &Tools, kernel: &Kernel, contents: &Contents<'_>, logs: &Path) -> 
     let initrd = logs.join(format!("{version}.initrd"));
     fs::write(&initrd, contents.archive(modules).with_context(context)?)
         .with_context(|| format!("write {}", initrd.display()))?;
-    eprintln!("kernel {version} starts");
-    let ended = guest::run(tools, kernel, &initrd, logs).with_context(context)?;
-    let guest::Ended { tests, console, time, in_time } = ended;
-    let log = Log::parse(&tests);
-    let how = match (in_time, log.is_complete) {
-        (true, true) => "has ended".to_owned(),
-        (true, false) => format!("died; {} may say why", console.display()),
-        (false, _) => "took too long and was stopped".to_owned(),
-    };
-    eprintln!("kernel {version} {how} after {} s", time.as_secs());
-    Ok(Column { version: version.clone(), log, time })
+    let mut is_second = false;
+    loop {
+        eprintln!("kernel {version} starts");
+        let Ended { tests, console, time, in_time } =
+            guest::run(tools, kernel, &initrd, logs).with_context(context)?;
+        let log = Log::parse(&tests);
+        let seconds = time.as_secs();
+        match (in_time, log.is_complete) {
+            (true, true) => eprintln!("kernel {version} has ended after {seconds} s"),
+            (true, false) => eprintln!("kernel {version} died after {seconds} s: {}", last_words(&console)?),
+            (false, _) => eprintln!("kernel {version} took too long and was stopped after {seconds} s"),
+        }
+        // In trials one of some 250 guests was lost, and why is not known. One that has begun to test is not excused.
+        if log.has_begun || is_second {
+            return Ok(Column { version: version.clone(), log, time });
+        }
+        let kept = console.with_extension("first-console");
+        fs::rename(&console, &kept)
+            .with_context(|| format!("rename {} to {}", console.display(), kept.display()))?;
+        eprintln!("kernel {version} had not begun a test and gets a second chance; see {}", kept.display());
+        is_second = true;
+    }
+}
+
+/// The last thing of weight that a kernel said.
+fn last_words(console: &Path) -> Result<String> {
+    let bytes = fs::read(console).with_context(|| format!("read {}", console.display()))?;
+    let text = String::from_utf8_lossy(&bytes);
+    let line = text.lines().rfind(|line| line.contains("panic") || line.contains("PANIC"));
+    Ok(line.or_else(|| text.lines().last()).unwrap_or("nothing was said").trim().to_owned())
 }

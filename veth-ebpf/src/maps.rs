@@ -59,8 +59,8 @@ static VETH_LAYOUT_VERSION: Global<u32> = Global::new(LAYOUT_VERSION);
 pub(crate) fn port(ifindex: u32) -> Option<&'static Port> {
     match PORTS.get(ifindex & PORTS_MASK.load()) {
         Some(port) if port.ifindex == ifindex => Some(port),
-        // SAFETY: entries are written before a program sees their interface, and never changed while it
-        // is attached; a reused entry would still be a whole `Port`.
+        // SAFETY: entries are written before a program sees their interface. While it is attached only the redirect
+        // byte of the target changes; a reused entry would still be a whole `Port`.
         _ => unsafe { PORTS_OVERFLOW.get(ifindex) },
     }
 }

@@ -99,11 +99,9 @@ pub struct Record {
     pub created: u64,
     /// How far it has come.
     pub phase: Phase,
-    /// Which hook and redirect were picked, and why.
-    pub selection: Selection,
-    /// Host links on which somebody else had a clsact qdisc before us.
+    /// Which hook and redirect were picked, and why. Records of layout 1 do not say.
     #[serde(default)]
-    pub shared_qdiscs: Vec<String>,
+    pub selection: Selection,
     /// Features of links that were changed for XDP, as `POD/PORT FEATURE on|off`. The links are ours and go with
     /// the topology, so nothing has to be changed back.
     #[serde(default)]
@@ -128,7 +126,6 @@ impl Record {
             created,
             phase: Phase::Changing,
             selection,
-            shared_qdiscs: Vec::new(),
             changed_features: Vec::new(),
             topology,
         })
@@ -376,12 +373,6 @@ fn remove_if_there(path: &Path) -> Result<(), Error> {
 mod tests {
     use super::*;
 
-    fn selection() -> Selection {
-        use crate::datapath::{Hook, Redirect};
-        let (hook, redirect) = (Hook::Tcx, Redirect::Peer);
-        Selection { hook, bridge_hook: hook, redirect, why: String::new() }
-    }
-
     fn roots() -> (tempfile::TempDir, Roots) {
         let folder = tempfile::tempdir().unwrap();
         let roots = Roots { state: folder.path().join("state"), pins: folder.path().join("pins") };
@@ -393,7 +384,7 @@ mod tests {
         let (_folder, roots) = roots();
         assert!(roots.names().unwrap().is_empty());
         let lock = roots.try_lock("wire").unwrap().unwrap();
-        let record = Record::new(Topology::wire("wire", 1_500).unwrap(), 7, selection()).unwrap();
+        let record = Record::new(Topology::wire("wire", 1_500).unwrap(), 7, Selection::default()).unwrap();
         roots.save(&record).unwrap();
         assert_eq!(roots.names().unwrap(), ["wire"]);
         let loaded = roots.load("wire").unwrap().unwrap();
@@ -436,7 +427,7 @@ mod tests {
         fs::write(roots.record_path("wire"), "{").unwrap();
         let error = roots.load("wire").unwrap_err().to_string();
         assert!(error.contains("wire.json") && error.contains("veth down --all"), "{error}");
-        let record = Record::new(Topology::wire("wire", 1_500).unwrap(), 7, selection()).unwrap();
+        let record = Record::new(Topology::wire("wire", 1_500).unwrap(), 7, Selection::default()).unwrap();
         let text = serde_json::to_string(&record).unwrap().replace("\"path\":0", "\"path\":9");
         fs::write(roots.record_path("wire"), text).unwrap();
         assert!(matches!(roots.load("wire"), Err(Error::Damaged { .. })));

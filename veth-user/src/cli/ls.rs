@@ -51,8 +51,14 @@ pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
         let netlink = Netlink::open()?;
         let links = netlink.links().await?;
         for record in records {
-            let status = topology::observe(roots, &record, &netlink, &links).await?;
-            rows.push(Row { record, status });
+            match topology::observe(roots, &record, &netlink, &links).await {
+                Ok(status) => rows.push(Row { record, status }),
+                // One that changes at this very moment does not hide the others.
+                Err(error) if args.name.is_none() => {
+                    log::warn!("{}: {:#}", record.topology.name, anyhow::Error::from(error));
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
     }
     if args.json {

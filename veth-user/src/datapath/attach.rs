@@ -4,7 +4,7 @@
 use std::os::fd::AsFd as _;
 
 use aya::programs::{
-    LinkOrder, ProgramInfo, SchedClassifier, TcAttachType, XdpMode,
+    LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType, XdpMode,
     links::{FdLink, PinnedLink},
     tc::{SchedClassifierLink, TcAttachOptions},
     xdp::XdpLink,
@@ -20,6 +20,9 @@ use crate::net::{
     link::Link,
     tc::{Direction, Filter, Position},
 };
+
+/// How often a list of programs is read that changes meanwhile.
+const QUERY_TRIES: u32 = 5;
 
 /// Our filters' number, "veth" in ASCII: no other tool's by accident.
 const HANDLE: u32 = u32::from_be_bytes(*b"veth");
@@ -46,15 +49,6 @@ pub struct Attached {
     pub position: Option<Position>,
 }
 
-/// What an attachment hangs on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Attachment {
-    /// On something that we made for it.
-    Own,
-    /// On a qdisc that was there before.
-    SharedQdisc,
-}
-
 impl Attached {
     /// Whether it carries the name of one of our programs.
     #[must_use]
@@ -76,7 +70,7 @@ pub async fn attached(netlink: &Netlink, link: &Link) -> Result<Vec<Attached>, E
         let hook = if xdp.native { Hook::Xdp } else { Hook::XdpGeneric };
         all.push(Attached { hook, program: Some(xdp.id), name, position: None });
     }
-    all.extend(tcx_chain(&link.name, TcAttachType::Ingress));
+    all.extend(tcx_chain(&link.name, TcAttachType::Ingress)?);
     all.extend(netlink.filters(link.index, Direction::Ingress).await?.into_iter().map(from_filter));
     Ok(all)
 }
@@ -87,7 +81,7 @@ pub async fn attached(netlink: &Netlink, link: &Link) -> Result<Vec<Attached>, E
 ///
 /// When the kernel does not answer.
 pub async fn attached_to_egress(netlink: &Netlink, link: &Link) -> Result<Vec<Attached>, Error> {
-    let mut all = tcx_chain(&link.name, TcAttachType::Egress);
+    let mut all = tcx_chain(&link.name, TcAttachType::Egress)?;
     all.extend(netlink.filters(link.index, Direction::Egress).await?.into_iter().map(from_filter));
     Ok(all)
 }
@@ -97,16 +91,33 @@ fn from_filter(filter: Filter) -> Attached {
     Attached { hook: Hook::Clsact, program, name: name.unwrap_or(kind), position: Some(position) }
 }
 
-/// The TCX programs of a link; none on kernels without TCX.
-fn tcx_chain(link: &str, direction: TcAttachType) -> Vec<Attached> {
-    let chain = SchedClassifier::query_tcx(link, direction).map(|(_, chain)| chain).unwrap_or_default();
+/// The TCX programs of a link; none on kernels without TCX, and none for whoever may not ask.
+fn tcx_chain(link: &str, direction: TcAttachType) -> Result<Vec<Attached>, Error> {
     let entry = |program: ProgramInfo| Attached {
         hook: Hook::Tcx,
         program: Some(program.id()),
         name: program.name_as_str().unwrap_or_default().to_owned(),
         position: None,
     };
-    chain.into_iter().map(entry).collect()
+    let mut tries = 0;
+    loop {
+        let error = match SchedClassifier::query_tcx(link, direction) {
+            Ok((_, chain)) => return Ok(chain.into_iter().map(entry).collect()),
+            Err(error) => error,
+        };
+        let errno = match &error {
+            ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
+            _ => None,
+        };
+        if matches!(errno, Some(libc::EINVAL | libc::EPERM)) {
+            return Ok(Vec::new());
+        }
+        // A program may go between the list and the look at it.
+        tries += 1;
+        if tries == QUERY_TRIES {
+            return Err(Error::program(format!("list the TCX programs on {link}"), INGRESS, error));
+        }
+    }
 }
 
 /// A loaded program's name.
@@ -128,14 +139,12 @@ impl Datapath {
         hook: Hook,
         place: Place,
         link: &Link,
-    ) -> Result<Attachment, Error> {
+    ) -> Result<(), Error> {
         let there = attached(netlink, link).await?;
         let program = self.program_id(hook)?;
         let replaceable = |attached: &&Attached| {
             attached.hook == hook
-                && (attached.program == Some(program)
-                    || attached.position.is_some_and(|position| position == self::position(place))
-                    || self.pins.link(&link.name).exists())
+                && (attached.program == Some(program) || self.pins.link(&link.name).exists())
         };
         let second = |attached: &&Attached| attached.is_named_ours() && !replaceable(attached);
         if let Some(Attached { hook, program, .. }) = there.iter().find(second) {
@@ -149,12 +158,11 @@ impl Datapath {
             return Err(Error::XdpTaken { link: link.name.clone(), program: name.clone() });
         }
         match hook {
-            Hook::Tcx => self.attach_tcx(place, link)?,
-            Hook::Clsact => return self.attach_clsact(netlink, place, link).await,
-            Hook::Xdp => self.attach_xdp(XdpMode::Driver, link)?,
-            Hook::XdpGeneric => self.attach_xdp(XdpMode::Skb, link)?,
+            Hook::Tcx => self.attach_tcx(place, link),
+            Hook::Clsact => self.attach_clsact(netlink, place, link).await,
+            Hook::Xdp => self.attach_xdp(XdpMode::Driver, link),
+            Hook::XdpGeneric => self.attach_xdp(XdpMode::Skb, link),
         }
-        Ok(Attachment::Own)
     }
 
     /// TCX. Minimum kernel version: 6.6.
@@ -182,19 +190,20 @@ impl Datapath {
     }
 
     /// A clsact filter at our own position, through netlink: aya's attachment would end with this process.
-    async fn attach_clsact(
-        &mut self,
-        netlink: &Netlink,
-        place: Place,
-        link: &Link,
-    ) -> Result<Attachment, Error> {
-        let is_new = netlink.add_clsact(link.index).await?;
+    async fn attach_clsact(&mut self, netlink: &Netlink, place: Place, link: &Link) -> Result<(), Error> {
+        netlink.add_clsact(link.index).await?;
         let program = self.classifier();
         let failed =
             |source| Error::program(format!("attach clsact ingress to {}", link.name), INGRESS, source);
         let fd = program.fd().map_err(failed)?;
-        netlink.put_filter(link.index, Direction::Ingress, position(place), fd.as_fd(), INGRESS).await?;
-        Ok(if is_new { Attachment::Own } else { Attachment::SharedQdisc })
+        let position = position(place);
+        match netlink.put_filter(link.index, Direction::Ingress, position, fd.as_fd(), INGRESS).await {
+            // A priority holds filters of one kind and protocol.
+            Err(error) if error.errno() == Some(libc::EINVAL) => {
+                Err(Error::PriorityTaken { link: link.name.clone(), priority: position.priority })
+            }
+            result => Ok(result?),
+        }
     }
 
     /// XDP. Minimum kernel version: 6.2, for redirects that neither crash nor corrupt on veth.
@@ -216,26 +225,17 @@ impl Datapath {
     }
 }
 
-/// Takes our filter off a link that is not ours to delete, and the qdisc too if nobody else has anything on it.
-/// `qdisc_is_ours` says whether we made it. Succeeds if there is none.
+/// Takes our filter off a link that is not ours to delete. The qdisc stays: others may come to use it, and an empty
+/// one does nothing. Succeeds if there is none.
 ///
 /// # Errors
 ///
 /// When the kernel refuses.
-pub async fn detach_clsact(netlink: &Netlink, link: &Link, qdisc_is_ours: bool) -> Result<(), Error> {
-    let mut left = netlink.filters(link.index, Direction::Egress).await?.len();
-    let mut had_ours = false;
+pub async fn detach_clsact(netlink: &Netlink, link: &Link, program: u32) -> Result<(), Error> {
     for filter in netlink.filters(link.index, Direction::Ingress).await? {
-        if filter.position.handle == HANDLE && filter.name.as_deref() == Some(INGRESS) {
+        if filter.position.handle == HANDLE && filter.program == Some(program) {
             netlink.delete_filter(link.index, filter.position).await?;
-            had_ours = true;
-        } else {
-            left += 1;
         }
-    }
-    // A link that only has a name of ours may have an empty qdisc of somebody else.
-    if had_ours && left == 0 && qdisc_is_ours {
-        netlink.delete_clsact(link.index).await?;
     }
     Ok(())
 }

@@ -83,9 +83,10 @@ impl fmt::Display for Redirect {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Place {
-    /// Behind all others, so that a policy program can drop before we redirect
+    /// Behind all that are there when it is attached, so that a policy can drop before we redirect. By clsact also
+    /// behind all that come later; TCX programs run before every filter by tc
     #[default]
     Last,
-    /// Before all others, which then see only what is left to the slow path
+    /// Before all that are there when it is attached: they see only what is left to the slow path
     First,
 }

@@ -102,6 +102,17 @@ pub enum Error {
         /// The other program.
         program: String,
     },
+    /// A priority holds filters of one kind and protocol.
+    #[error(
+        "{link} has a filter of another kind at priority {priority}, where ours belongs; remove that \
+         (`tc filter del dev {link} ingress prio {priority}`), or use the other --place"
+    )]
+    PriorityTaken {
+        /// The link.
+        link: String,
+        /// The priority.
+        priority: u16,
+    },
     /// From the operating system's edge.
     #[error(transparent)]
     Net(#[from] crate::net::Error),

@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use aya::programs::ProgramInfo;
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sys::statfs::{BPF_FS_MAGIC, statfs},
@@ -60,6 +61,12 @@ impl Pins {
     #[must_use]
     pub fn program(&self, name: &str) -> PathBuf {
         self.folder.join(format!("prog_{name}"))
+    }
+
+    /// The number of a pinned program, if it is there and may be asked.
+    #[must_use]
+    pub fn program_id(&self, name: &str) -> Option<u32> {
+        ProgramInfo::from_pin(self.program(name)).ok().map(|info| info.id())
     }
 
     /// Where the attachment to a link is pinned.

@@ -179,12 +179,19 @@ impl Ethtool {
         for (to, from) in ifreq.ifr_name.iter_mut().zip(name) {
             *to = from.cast_signed();
         }
+        let length = request.0.len();
+        request.reserve(SLACK);
         ifreq.ifr_ifru.ifru_data = request.0.as_mut_ptr().cast();
-        // SAFETY: the kernel reads and writes as much as the counts in the request say, for which there is room.
+        // SAFETY: the kernel writes as many names, values or blocks as the device has, for which there is room.
         let result = unsafe { libc::ioctl(self.socket.as_raw_fd(), SIOCETHTOOL, &raw mut ifreq) };
+        request.0.truncate(length);
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 }
+
+/// Room behind a request. The kernel writes as much as it has now, whatever was asked for: a device of another
+/// kind may have come under the same name since its names were counted.
+const SLACK: usize = 64 * 1024;
 
 /// A command and what belongs to it, in the kernel's layout.
 struct Request(Vec<u8>);

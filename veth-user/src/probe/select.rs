@@ -33,6 +33,38 @@ pub struct Selection {
     pub why: String,
 }
 
+/// What there was before anything was picked.
+impl Default for Selection {
+    fn default() -> Self {
+        let (hook, redirect) = (Hook::Tcx, Redirect::Peer);
+        Self { hook, bridge_hook: hook, redirect, why: "made before hooks could be picked".to_owned() }
+    }
+}
+
+/// Before this kernel XDP drops frames of several buffers when it redirects them, after the verdict.
+const XDP_FRAGS: Kernel = Kernel(6, 3, 0);
+
+/// The largest MTU whose frames are one buffer: a page less the headroom, an Ethernet header and what the kernel keeps
+/// behind a buffer.
+const XDP_ONE_BUFFER: u32 = 3_506;
+
+/// Whether frames of an MTU cross by a hook.
+///
+/// # Errors
+///
+/// When they would be lost.
+pub fn check_mtu(hook: Hook, kernel: Kernel, mtu: u32) -> Result<(), Error> {
+    if hook.is_xdp() && mtu > XDP_ONE_BUFFER && kernel < XDP_FRAGS {
+        return Err(Error::Unsupported {
+            feature: "XDP redirects of frames above 3,506 bytes",
+            needs: "6.3",
+            has: kernel,
+            instead: "; use a smaller --mtu, or --hook auto",
+        });
+    }
+    Ok(())
+}
+
 /// Picks the fastest pair that is safe on this kernel, or what was asked for by name.
 ///
 /// # Errors
@@ -45,7 +77,7 @@ pub fn select(wish: Wish, abilities: Abilities, ports: usize) -> Result<Selectio
         (Hook::Clsact, format!("kernel {kernel} has no TCX (needs 6.6)"))
     } else if ports > UNHURRIED_PORTS && !hurry {
         let why =
-            format!("{ports} ports, and rcu_expedited cannot be raised: each TCX attachment takes 12 ms");
+            format!("{ports} ports, and rcu_expedited cannot be written: each TCX attachment takes 12 ms");
         (Hook::Clsact, why)
     } else {
         (Hook::Tcx, "the kernel has TCX".to_owned())
@@ -137,6 +169,15 @@ mod tests {
             "kernel 5.10.0 has no TCX (needs 6.6 or newer); use --hook clsact, or leave the choice to --hook auto"
         );
         assert!(refused(by(Hook::Xdp), OLD).contains("needs 6.2"));
+    }
+
+    #[test]
+    fn jumbo_frames_by_xdp_need_a_kernel_that_redirects_them() {
+        check_mtu(Hook::Xdp, Kernel(6, 2, 0), 3_506).unwrap();
+        check_mtu(Hook::Tcx, Kernel(5, 10, 0), 65_535).unwrap();
+        check_mtu(Hook::Xdp, Kernel(6, 3, 0), 65_535).unwrap();
+        let error = check_mtu(Hook::Xdp, Kernel(6, 2, 9), 9_000).unwrap_err().to_string();
+        assert!(error.contains("needs 6.3") && error.contains("--mtu"), "{error}");
     }
 
     #[test]

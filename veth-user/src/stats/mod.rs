@@ -169,12 +169,16 @@ impl PortStats {
 /// over and the receive ring refused did not go.
 fn handed_over(to_peer: &Tally, to_host: &Tally, sent: &Sent) -> Sum {
     let Sent { link, xdp_xmit_errors } = sent;
-    let refused = xdp_xmit_errors.unwrap_or_default();
-    let slow_path = link.tx_packets.saturating_sub(to_host.packets.saturating_sub(refused));
+    let slow_path = link.tx_packets.saturating_sub(to_host.packets);
+    let segments = match xdp_xmit_errors {
+        // XDP sees no GSO frames.
+        Some(_) => link.tx_packets,
+        None => to_host.segments + slow_path,
+    };
     Sum {
         packets: to_peer.packets + link.tx_packets,
         bytes: to_peer.bytes + link.tx_bytes,
-        segments: to_peer.segments + to_host.segments.saturating_sub(refused) + slow_path,
+        segments: to_peer.segments + segments,
     }
 }
 

@@ -19,7 +19,6 @@ use super::{
 use crate::{
     datapath::{
         self, Datapath, Hook, LoadOptions, Redirect,
-        attach::Attachment,
         pins::{self, Pins},
     },
     hooks,
@@ -28,7 +27,7 @@ use crate::{
         link::{End, Link, Pair},
         netns, sysctl,
     },
-    probe::{self, Abilities, Wish},
+    probe::{self, Abilities, Selection, Wish},
     state::{Phase, Record, Roots},
 };
 
@@ -79,6 +78,9 @@ pub async fn up(
     topology.validate()?;
     let host = Netns::current()?;
     let netlink = Netlink::open()?;
+    // What cannot be is said before anything that is there is touched.
+    datapath::object::check()?;
+    let selection = select(topology)?;
     let lock = lock(roots, &topology.name, progress).await?;
 
     if let Some(record) = roots.load(&topology.name)? {
@@ -86,7 +88,7 @@ pub async fn up(
         check_layout(&record)?;
         let status = observe(roots, &record, &netlink, &netlink.links().await?).await?;
         match &status {
-            Status::Up if record.topology != *topology => {
+            Status::Up | Status::Drifted(_) if record.topology != *topology => {
                 return Err(Error::OtherShape(record.topology.name));
             }
             Status::Up => return Ok(Outcome::AlreadyUp),
@@ -95,7 +97,7 @@ pub async fn up(
             Status::Drifted(drift) => {
                 let words: Vec<&str> = drift.iter().map(|drift| drift.what.as_str()).collect();
                 let words = words.join("; ");
-                if record.topology == *topology && drift.iter().all(|drift| drift.repair.is_some()) {
+                if drift.iter().all(|drift| drift.repair.is_some()) {
                     progress.note(&format_args!("{} had changed ({words}); putting it right", topology.name));
                     repair(roots, &record, &netlink, drift).await?;
                     return Ok(Outcome::Repaired);
@@ -111,7 +113,7 @@ pub async fn up(
         collect(teardown(roots, &record, &netlink, progress).await)?;
     }
 
-    let mut record = match prepare(roots, topology, &host, &netlink, begun).await {
+    let mut record = match prepare(roots, topology, selection, &host, &netlink, begun).await {
         Ok(record) => record,
         Err(error) => {
             // What could not be made leaves nothing; if that cannot be forgotten, the first error matters more.
@@ -170,7 +172,6 @@ async fn make(
         netlink,
         datapath: None,
         links: Vec::new(),
-        shared_qdiscs: Vec::new(),
         changed_features: Vec::new(),
     };
     for step in steps {
@@ -179,23 +180,31 @@ async fn make(
         worker.perform(step).await.map_err(failed(&description.to_string()))?;
         hooks::step();
     }
-    let Worker { shared_qdiscs, changed_features, .. } = worker;
-    record.shared_qdiscs = shared_qdiscs;
+    let Worker { changed_features, .. } = worker;
     record.changed_features = changed_features;
     stop_hurrying(roots).map_err(failed("let grace periods take their time again"))
+}
+
+/// The hook and redirect for a topology on this kernel.
+fn select(topology: &Topology) -> Result<Selection, Error> {
+    let wish = Wish { hook: topology.hook.into(), redirect: topology.redirect.into() };
+    let abilities = Abilities::probe()?;
+    let selection = probe::select(wish, abilities, topology.ports().count())?;
+    for path in &topology.paths {
+        probe::select::check_mtu(selection.hook, abilities.kernel, path.mtu())?;
+    }
+    Ok(selection)
 }
 
 /// Everything that can fail without a trace, then the intent file, then a place for pins.
 async fn prepare(
     roots: &Roots,
     topology: &Topology,
+    selection: Selection,
     host: &Netns,
     netlink: &Netlink,
     begun: &Cell<bool>,
 ) -> Result<Record, Error> {
-    datapath::object::check()?;
-    let wish = Wish { hook: topology.hook.into(), redirect: topology.redirect.into() };
-    let selection = probe::select(wish, Abilities::probe()?, topology.ports().count())?;
     log::info!("{}", selection.why);
     let taken = |what: &'static str, name: &str, remove: String| Error::Taken {
         what,
@@ -237,8 +246,7 @@ struct Worker<'a> {
     datapath: Option<Datapath>,
     /// The host's links, read once after all were made.
     links: Vec<Link>,
-    /// What the record is to remember of what was met on the way.
-    shared_qdiscs: Vec<String>,
+    /// What the record is to remember of what was changed for XDP.
     changed_features: Vec<String>,
 }
 
@@ -321,10 +329,7 @@ impl Worker<'_> {
     async fn attach(&mut self, hook: Hook, name: &str) -> Result<(), Error> {
         let link = self.host_link(name)?.clone();
         let (netlink, place) = (self.netlink, self.topology.place);
-        if self.datapath()?.attach(netlink, hook, place, &link).await? == Attachment::SharedQdisc {
-            self.shared_qdiscs.push(name.to_owned());
-        }
-        Ok(())
+        Ok(self.datapath()?.attach(netlink, hook, place, &link).await?)
     }
 
     async fn load(&mut self) -> Result<(), Error> {

@@ -2,9 +2,8 @@
 
 use std::collections::HashMap;
 
-use aya::programs::ProgramInfo;
 use serde::Serialize;
-use veth_common::RedirectMode;
+use veth_common::{LAYOUT_VERSION, RedirectMode};
 
 use super::{
     Error, Pod, Port, Topology,
@@ -132,7 +131,8 @@ pub async fn observe(
         drift.extend(link_drift(&links, &port.host_link, &alias, bridge).map(Drift::from));
     }
     let pins = Pins::new(roots, *layout_version, &topology.name);
-    if pins.are_hidden() {
+    // Of another layout nothing more can be told.
+    if pins.are_hidden() || *layout_version != LAYOUT_VERSION {
         return Ok(status(drift));
     }
     let missing = pins.missing(selection.hook);
@@ -148,11 +148,15 @@ pub async fn observe(
     }
     let datapath = Datapath::open(pins, selection.hook)?;
     for (pod, port) in topology.ports() {
-        if selection.hook.is_xdp() {
-            drift.extend(feature_drift(pod, port)?);
+        // A pod may do anything to its end; that must not keep us from seeing the others.
+        let found = if selection.hook.is_xdp() {
+            feature_drift(pod, port)
         } else if selection.redirect == Redirect::Peer {
-            drift.extend(redirect_drift(&datapath, record, netlink, &links, port).await?);
-        }
+            redirect_drift(&datapath, record, netlink, &links, port).await
+        } else {
+            Ok(None)
+        };
+        drift.extend(found.unwrap_or_else(|error| Some(unseen(pod, port, &error).into())));
     }
     Ok(status(drift))
 }
@@ -175,7 +179,7 @@ async fn attachment_drift(
         return Ok(Some(Drift { what: format!("the pin {} is gone", pin.display()), repair }));
     }
     let program = if hook.is_xdp() { XDP } else { INGRESS };
-    let id = ProgramInfo::from_pin(pins.program(program)).map(|info| info.id()).ok();
+    let id = pins.program_id(program);
     let ours = |attached: &Attached| attached.hook == hook && attached.program == id;
     if attached(netlink, link).await?.iter().any(ours) {
         return Ok(None);
@@ -183,6 +187,13 @@ async fn attachment_drift(
     // A pinned link that does not hold the program any more cannot be attached again: it must be made anew.
     let repair = repair.filter(|_| !hook.is_pinned());
     Ok(Some(Drift { what: format!("our program is not on {name} by {hook} any more"), repair }))
+}
+
+/// A pod's end that cannot be looked at: renamed, moved, or going.
+fn unseen(pod: &Pod, port: &Port, error: &Error) -> String {
+    use std::error::Error as _;
+    let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+    format!("{}/{} cannot be looked at: {error}{cause}", pod.name, port.name)
 }
 
 /// What XDP needs of a pod's end.

@@ -4,7 +4,11 @@ use std::{collections::HashSet, time::Duration};
 
 use super::{Error, Topology, apply::Progress, check_place, model};
 use crate::{
-    datapath::{attach::detach_clsact, pins},
+    datapath::{
+        INGRESS,
+        attach::detach_clsact,
+        pins::{self, Pins},
+    },
     hooks,
     net::{Netlink, Netns, link::Link, netns, rcu},
     probe::select::UNHURRIED_PORTS,
@@ -101,7 +105,7 @@ pub(super) async fn teardown(
     progress.start(2 + topology.pods.len());
     if same_boot {
         progress.step(&"delete links");
-        errors.extend(delete_links(record, netlink).await);
+        errors.extend(delete_links(roots, record, netlink).await);
         hooks::step();
     }
     progress.step(&"remove pins");
@@ -204,7 +208,7 @@ async fn sweep(roots: &Roots, name: &str, netlink: &Netlink) -> Vec<Error> {
 }
 
 /// Host ends and bridges go in one request if nobody else uses the group, one by one otherwise.
-async fn delete_links(record: &Record, netlink: &Netlink) -> Vec<Error> {
+async fn delete_links(roots: &Roots, record: &Record, netlink: &Netlink) -> Vec<Error> {
     let topology = &record.topology;
     let group = topology.group();
     let names: HashSet<&str> = topology.host_links().collect();
@@ -225,9 +229,10 @@ async fn delete_links(record: &Record, netlink: &Netlink) -> Vec<Error> {
     let (ours, others): (Vec<_>, Vec<_>) = links.iter().partition(|link| is_ours(link));
     // What was ours by name and is somebody else's now keeps what is theirs and loses what is ours.
     let mut errors = Vec::new();
-    for link in others.iter().filter(|link| names.contains(link.name.as_str())) {
-        let qdisc_is_ours = !record.shared_qdiscs.contains(&link.name);
-        errors.extend(detach_clsact(netlink, link, qdisc_is_ours).await.err().map(Error::from));
+    if let Some(program) = Pins::new(roots, record.layout_version, &topology.name).program_id(INGRESS) {
+        for link in others.iter().filter(|link| names.contains(link.name.as_str())) {
+            errors.extend(detach_clsact(netlink, link, program).await.err().map(Error::from));
+        }
     }
     if ours.is_empty() {
         return errors;

@@ -18,6 +18,8 @@ pub(super) enum Outcome {
     Passed,
     /// With what it said.
     Failed(String),
+    /// Well, in a second guest that had nothing else to do; and what it said in the first.
+    PassedAlone(String),
     /// Early, because the kernel is too old: why, and the version that would do.
     Skipped(String),
     /// Not at all, or in another way than these.
@@ -109,6 +111,23 @@ impl Log {
         log
     }
 
+    /// The tests that failed.
+    pub(super) fn failed(&self) -> Vec<Test> {
+        let failed = |outcome: &Outcome| matches!(outcome, Outcome::Failed(_));
+        self.outcomes.iter().filter(|(_, outcome)| failed(outcome)).map(|(test, _)| test.clone()).collect()
+    }
+
+    /// Takes over what became of failed tests in a second guest.
+    pub(super) fn second(&mut self, second: &Self) {
+        for (test, outcome) in &mut self.outcomes {
+            if let Outcome::Failed(why) = outcome
+                && second.outcome(test) == Outcome::Passed
+            {
+                *outcome = Outcome::PassedAlone(std::mem::take(why));
+            }
+        }
+    }
+
     /// How a test ended.
     pub(super) fn outcome(&self, test: &Test) -> Outcome {
         self.outcomes.get(test).cloned().unwrap_or(Outcome::Missing)
@@ -185,5 +204,17 @@ mod tests {
     fn a_failure_is_no_skip() {
         let log = Log::parse("@begin net\ntest a ... FAILED\n@skips\na\tTCX (needs 6.6)\n@done\n");
         assert_eq!(log.outcome(&test("net", "a")), Outcome::Failed(String::new()));
+    }
+
+    #[test]
+    fn a_second_guest_excuses_what_passes_there() {
+        let first = Log::parse("@begin net\ntest a ... FAILED\ntest b ... FAILED\n@done\n");
+        let second = Log::parse("@begin net\ntest a ... ok\ntest b ... FAILED\n@done\n");
+        let test = |name: &str| Test { binary: "net".into(), name: name.into() };
+        assert_eq!(first.failed(), [test("a"), test("b")]);
+        let mut both = first;
+        both.second(&second);
+        assert!(matches!(both.outcome(&test("a")), Outcome::PassedAlone(_)));
+        assert!(matches!(both.outcome(&test("b")), Outcome::Failed(_)));
     }
 }

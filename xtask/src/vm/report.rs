@@ -72,6 +72,12 @@ fn outcomes(tests: &[Test], columns: &[Column], total: Duration) -> Table {
             row.push(match column.log.outcome(test) {
                 Outcome::Passed => "ok".to_owned(),
                 Outcome::Failed(_) => "FAILED".to_owned(),
+                Outcome::PassedAlone(why) => {
+                    let why = first_words(&why);
+                    let note =
+                        format!("only in a second guest, with nothing else to do; in the first: {why}");
+                    format!("ok [{}]", table.note(&note))
+                }
                 Outcome::Missing => "MISSING".to_owned(),
                 Outcome::Skipped(why) => format!("skip [{}]", table.note(&why)),
             });
@@ -80,7 +86,9 @@ fn outcomes(tests: &[Test], columns: &[Column], total: Duration) -> Table {
     }
     let mut row = vec![format!("ok of {}", tests.len())];
     row.extend(columns.iter().map(|column| {
-        tests.iter().filter(|test| column.log.outcome(test) == Outcome::Passed).count().to_string()
+        let passed =
+            |test: &&Test| matches!(column.log.outcome(test), Outcome::Passed | Outcome::PassedAlone(_));
+        tests.iter().filter(passed).count().to_string()
     }));
     table.rows.push(row);
     let mut row = vec![format!("time, {} s in total", total.as_secs())];
@@ -123,7 +131,7 @@ pub(super) fn problems(tests: &[Test], columns: &[Column]) -> Vec<String> {
         for test in tests {
             let name = format!("{version}: {} {}", test.binary, test.name);
             match log.outcome(test) {
-                Outcome::Passed => {}
+                Outcome::Passed | Outcome::PassedAlone(_) => {}
                 Outcome::Failed(why) => problems.push(format!("{name}: {}", first_words(&why))),
                 Outcome::Missing => missing.push(format!("{} {}", test.binary, test.name)),
                 Outcome::Skipped(why) => match minimum(&why) {

@@ -108,8 +108,9 @@ fn ports(row: &Row) -> String {
     }
     let Record { topology, selection, .. } = &row.record;
     let (name, status, why) = (&topology.name, row.status.name(), &selection.why);
-    let changed: String =
+    let changed: Vec<String> =
         row.record.changed_features.iter().map(|what| format!("changed for XDP: {what}\n")).collect();
+    let changed = changed.concat();
     format!("{name}: {status}\n{why}\n{}\n{changed}{}", table.trim_fmt(), drift(row))
 }
 

@@ -36,6 +36,7 @@ use veth_user::{
     net::{
         Netlink, Netns,
         link::{Link, LinkStats},
+        tc::Direction,
     },
     probe::{Peer, Scratch},
 };
@@ -233,6 +234,18 @@ impl Lab {
     #[must_use]
     pub fn link(&self, name: &str) -> Link {
         self.links().into_iter().find(|link| link.name == name).unwrap_or_else(|| panic!("no link {name}"))
+    }
+
+    /// Removes every filter on a link's ingress, as an agent that thinks it owns the link would.
+    pub fn remove_filters(&self, link: &str) {
+        let link = self.link(link);
+        self.run(move || {
+            with_netlink(async |netlink| {
+                for filter in netlink.filters(link.index, Direction::Ingress).await.unwrap() {
+                    netlink.delete_filter(link.index, filter.position).await.unwrap();
+                }
+            });
+        });
     }
 
     /// Everything on the host that `veth` could leave behind.

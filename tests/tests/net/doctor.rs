@@ -588,7 +588,7 @@ fn drift_is_repaired_in_place() {
     let lab = Lab::new();
     lab.ok(&["up", "--hook", "clsact"]);
     let index = lab.link("wire-ns1").index;
-    lab.run(move || with_netlink(async |netlink| netlink.delete_clsact(index).await.unwrap()));
+    lab.remove_filters("wire-ns1");
     assert_eq!(level(&doctor(&lab), "topology", Some("wire")), "fail");
     let text = lab.veth(&["doctor", "--fix"]).out;
     assert!(text.contains("our program is not on wire-ns1 by clsact any more; fixed"), "{text}");

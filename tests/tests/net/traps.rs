@@ -142,9 +142,12 @@ fn trap_a4_pod_with_a_native_xdp_program() {
             };
             program.set(Some(pod.run(attach).unwrap()));
         },
-        |_| {
+        |pod| {
             let program = program.take().unwrap();
             assert!(program.seen() >= 50, "through the host end, the pod's program sees the frames");
+            drop(program);
+            let is_gone = || with_netlink(async |netlink| netlink.link("eth0").await.unwrap().xdp.is_none());
+            eventually("theirs is gone", || pod.run(is_gone).unwrap());
         },
         "XDP program on eth0",
     );
@@ -357,7 +360,7 @@ fn two_attachments_of_ours_are_refused(hook: Hook) {
         let path = pins("wire").join("link_wire-ns1");
         lab.run(move || std::fs::remove_file(path).unwrap());
     } else {
-        remove_filters(&lab, "wire-ns1");
+        lab.remove_filters("wire-ns1");
     }
     let _second = lab.run(|| {
         let mut program = SchedClassifier::from_pin(pins("other").join("prog_veth_ingress")).unwrap();
@@ -370,18 +373,6 @@ fn two_attachments_of_ours_are_refused(hook: Hook) {
     assert!(finished.err.contains("already carries a veth program by tcx"), "{finished:?}");
 }
 
-/// Removes every filter on a link's ingress, as an agent that thinks it owns the link would.
-fn remove_filters(lab: &Lab, link: &str) {
-    let link = lab.link(link);
-    lab.run(move || {
-        with_netlink(async |netlink| {
-            for filter in netlink.filters(link.index, Direction::Ingress).await.unwrap() {
-                netlink.delete_filter(link.index, filter.position).await.unwrap();
-            }
-        });
-    });
-}
-
 #[test]
 fn trap_d2_filter_removed_by_another_agent() {
     let lab = Lab::new();
@@ -389,7 +380,7 @@ fn trap_d2_filter_removed_by_another_agent() {
     let (one, two) = (lab.pod("ns1"), lab.pod("ns2"));
     assert_eq!(udp(&one, &two, address(), 100, 5), 0);
     let index = lab.link("wire-ns1").index;
-    remove_filters(&lab, "wire-ns1");
+    lab.remove_filters("wire-ns1");
     assert_eq!(udp(&one, &two, address(), 100, 1), 1, "a wire has no slow path");
     let list = lab.ok(&["ls"]);
     assert!(list.contains("our program is not on wire-ns1 by clsact any more"), "{list}");
@@ -482,6 +473,8 @@ fn an_xdp_program_of_somebody_else_before_a_tc_hook_of_ours() {
     });
     assert_eq!(before_ours, (Hook::Xdp, true));
     drop(program);
+    // The kernel lets go of a link a little after its last descriptor.
+    eventually("theirs is gone", || lab.link("wire-ns1").xdp.is_none());
     let _policy = lab.run(move || Foreign::xdp(index, Verdict::Drop));
     bind(&one, [0, 0, 0, 0].into()).send_to(b"dropped", (address(), 9)).unwrap();
     eventually("ours never saw it", || {

@@ -1,11 +1,14 @@
 //! Attaching: one function a hook. Each replaces an attachment of ours that is there already, in place, and refuses
 //! to become a second one.
 
-use std::os::fd::AsFd as _;
+use std::{
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+};
 
 use aya::programs::{
     LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType, XdpMode,
-    links::{FdLink, PinnedLink},
+    links::{FdLink, LinkError, PinnedLink},
     tc::{SchedClassifierLink, TcAttachOptions},
     xdp::XdpLink,
 };
@@ -172,9 +175,7 @@ impl Datapath {
         let path = self.pins.link(&link.name);
         let program = self.classifier();
         if path.exists() {
-            let pinned = PinnedLink::from_pin(&path).map_err(|source| link_error(action.clone(), source))?;
-            let pinned = SchedClassifierLink::try_from(FdLink::from(pinned))
-                .map_err(|source| link_error(action.clone(), source))?;
+            let pinned: SchedClassifierLink = pinned(&path, &action)?;
             return program.attach_to_link(pinned).map(drop).map_err(failed);
         }
         let order = match place {
@@ -184,9 +185,7 @@ impl Datapath {
         let options = TcAttachOptions::TcxOrder(order);
         let id = program.attach_with_options(&link.name, TcAttachType::Ingress, options).map_err(failed)?;
         let attached = program.take_link(id).map_err(failed)?;
-        let attached = FdLink::try_from(attached).map_err(|source| link_error(action, source))?;
-        // Dropping the returned handle keeps the pin.
-        attached.pin(&path).map(drop).map_err(|source| pin_error("pin the link", path, source))
+        pin(attached, path, &action)
     }
 
     /// A clsact filter at our own position, through netlink: aya's attachment would end with this process.
@@ -213,16 +212,29 @@ impl Datapath {
         let path = self.pins.link(&link.name);
         let program = self.xdp()?;
         if path.exists() {
-            let pinned = PinnedLink::from_pin(&path).map_err(|source| link_error(action.clone(), source))?;
-            let pinned = XdpLink::try_from(FdLink::from(pinned))
-                .map_err(|source| link_error(action.clone(), source))?;
+            let pinned: XdpLink = pinned(&path, &action)?;
             return program.attach_to_link(pinned).map(drop).map_err(failed);
         }
         let id = program.attach_to_if_index(link.index, mode).map_err(failed)?;
         let attached = program.take_link(id).map_err(failed)?;
-        let attached = FdLink::try_from(attached).map_err(|source| link_error(action, source))?;
-        attached.pin(&path).map(drop).map_err(|source| pin_error("pin the link", path, source))
+        pin(attached, path, &action)
     }
+}
+
+/// An attachment that was pinned, to put another program into.
+fn pinned<T: TryFrom<FdLink, Error = LinkError>>(path: &Path, action: &str) -> Result<T, Error> {
+    let pinned = PinnedLink::from_pin(path).map_err(|source| link_error(action, source))?;
+    T::try_from(FdLink::from(pinned)).map_err(|source| link_error(action, source))
+}
+
+/// Pins an attachment, so that it stays when we end.
+fn pin<T>(attached: T, path: PathBuf, action: &str) -> Result<(), Error>
+where
+    FdLink: TryFrom<T, Error = LinkError>,
+{
+    let attached = FdLink::try_from(attached).map_err(|source| link_error(action, source))?;
+    // Dropping the returned handle keeps the pin.
+    attached.pin(&path).map(drop).map_err(|source| pin_error("pin the link", path, source))
 }
 
 /// Takes our filter off a link that is not ours to delete. The qdisc stays: others may come to use it, and an empty

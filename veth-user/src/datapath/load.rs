@@ -146,20 +146,19 @@ fn is_compiled(info: &ProgramInfo) -> Option<bool> {
     Some(text.lines().find_map(|line| line.strip_prefix("prog_jited:"))?.trim() == "1")
 }
 
-/// Loads a program, attaches it to a link of the calling thread's namespace, and lets go of it again.
+/// Attaches the XDP program to a link of the calling thread's namespace, in the driver, and lets go of it again.
 ///
 /// # Errors
 ///
 /// When the kernel refuses.
-pub fn verify_attach(hook: Hook, link: &str) -> Result<(), Error> {
+pub fn verify_xdp_attach(link: &str) -> Result<(), Error> {
     let mut ebpf = load_object(&mut loader()?)?;
     load_program(&mut ebpf, XDP)?;
-    let attached = match ebpf.program_mut(XDP) {
-        Some(Program::Xdp(program)) if hook == Hook::Xdp => program.attach(link, XdpMode::Driver),
-        Some(Program::Xdp(program)) => program.attach(link, XdpMode::Skb),
-        _ => return Err(Error::BadObject(format!("it has no program {XDP}"))),
+    let Some(Program::Xdp(program)) = ebpf.program_mut(XDP) else {
+        return Err(Error::BadObject(format!("it has no program {XDP}")));
     };
-    attached.map(drop).map_err(|source| Error::program(format!("attach {hook} to a veth"), XDP, source))
+    let attached = program.attach(link, XdpMode::Driver);
+    attached.map(drop).map_err(|source| Error::program("attach xdp to a veth".to_owned(), XDP, source))
 }
 
 /// A loader for the embedded object that is as talkative as the log level asks for.

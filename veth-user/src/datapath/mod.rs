@@ -18,7 +18,9 @@ use aya::{
 };
 
 pub use hook::{Hook, Place, Redirect};
-pub use load::{INGRESS, LoadOptions, Verified, XDP, load, null_redirect, programs, verify, verify_attach};
+pub use load::{
+    INGRESS, LoadOptions, Verified, XDP, load, null_redirect, programs, verify, verify_xdp_attach,
+};
 pub use maps::{Counters, Datapath};
 
 /// Why programs or maps could not be used.

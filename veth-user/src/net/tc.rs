@@ -95,28 +95,17 @@ impl Netlink {
             .collect())
     }
 
-    /// Makes a link's clsact qdisc. Returns whether it was not there before.
+    /// Makes sure that a link has a clsact qdisc.
     ///
     /// # Errors
     ///
     /// When the kernel has none, or the link is gone.
-    pub async fn add_clsact(&self, link: u32) -> Result<bool> {
+    pub async fn add_clsact(&self, link: u32) -> Result<()> {
         let action = format!("add a clsact qdisc to link {link}");
         match self.create(&action, RouteNetlinkMessage::NewQueueDiscipline(clsact(link))).await {
-            Err(error) if error.errno() == Some(libc::EEXIST) => Ok(false),
-            result => result.map(|()| true),
+            Err(error) if error.errno() == Some(libc::EEXIST) => Ok(()),
+            result => result,
         }
-    }
-
-    /// Removes a link's clsact qdisc with all filters on it. Succeeds if there is none.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses.
-    pub async fn delete_clsact(&self, link: u32) -> Result<()> {
-        let action = format!("remove the clsact qdisc of link {link}");
-        let message = RouteNetlinkMessage::DelQueueDiscipline(clsact(link));
-        gone_is_fine(self.change(&action, message).await)
     }
 
     /// The filters of a link's clsact qdisc, in the order they run. None where there is no such qdisc.

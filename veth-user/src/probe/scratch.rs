@@ -12,7 +12,7 @@ use veth_common::Mac;
 
 use super::Error;
 use crate::{
-    datapath::{self, Hook},
+    datapath,
     net::{
         self, Netlink, Netns,
         link::{End, Pair},
@@ -111,7 +111,7 @@ impl Scratch {
     ///
     /// Why not.
     pub fn xdp(&self) -> Result<(), Error> {
-        Ok(self.host.run(|| datapath::verify_attach(Hook::Xdp, HOST_ENDS[0]))??)
+        Ok(self.host.run(|| datapath::verify_xdp_attach(HOST_ENDS[0]))??)
     }
 
     /// Makes a clsact qdisc.
@@ -121,8 +121,7 @@ impl Scratch {
     /// Why not.
     pub async fn clsact(&self) -> Result<(), Error> {
         let link = self.netlink.link(HOST_ENDS[1]).await?.index;
-        self.netlink.add_clsact(link).await?;
-        Ok(self.netlink.delete_clsact(link).await?)
+        Ok(self.netlink.add_clsact(link).await?)
     }
 
     /// Makes a netkit pair, the kernel's own successor of veth for programs.

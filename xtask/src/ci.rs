@@ -4,7 +4,11 @@ use std::{ffi::OsString, path::Path, time::Instant};
 
 use anyhow::{Result, ensure};
 
-use crate::{build, command, lint, run, test, vm::Machines, workspace::Workspace};
+use crate::{
+    build, command, lint, run, test,
+    vm::{self, Machines},
+    workspace::Workspace,
+};
 
 /// The command by which `README.md` tells readers to test.
 const TEST: &str = "cargo xtask test";
@@ -19,7 +23,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     }
     test::run(workspace, &test::Arguments::default())?;
     command::run(run::build_and_prepare(workspace)?.args(["run", "--for", "2s"]))?;
-    let machines = match Machines::find_or_get(workspace, &[]) {
+    let machines = match Machines::find_or_get(workspace, &vm::other_series()) {
         Ok(machines) => machines,
         Err(error) => {
             eprintln!("no other kernels were tested: {error:#}");

@@ -128,6 +128,24 @@ impl Log {
         }
     }
 
+    /// Goes on with the log of a guest that ran what this one left when it died.
+    pub(super) fn go_on(&mut self, next: Self) {
+        for (test, outcome) in next.outcomes {
+            self.outcomes.entry(test).or_insert(outcome);
+        }
+        self.facts.extend(next.facts);
+        self.last = next.last;
+        self.is_complete = next.is_complete;
+    }
+
+    /// Where the guest was last.
+    pub(super) fn place(&self) -> String {
+        match &self.last {
+            Some(Test { binary, name }) => format!("in {binary} {name}"),
+            None => "between two tests".to_owned(),
+        }
+    }
+
     /// How a test ended.
     pub(super) fn outcome(&self, test: &Test) -> Outcome {
         self.outcomes.get(test).cloned().unwrap_or(Outcome::Missing)
@@ -193,6 +211,25 @@ mod tests {
         assert!(log.has_begun && !log.is_complete);
         assert_eq!(log.last, Some(test("net", "a::loud")));
         assert_eq!(log.outcome(&test("net", "a::loud")), Outcome::Missing);
+    }
+
+    #[test]
+    fn a_guest_goes_on_where_another_died() {
+        let mut log = Log::parse("@begin net\ntest a ... FAILED\ntest b ... ");
+        assert_eq!(log.place(), "in net b");
+        log.go_on(Log::parse(
+            "@begin net\ntest a ... ok\ntest b ... ok\ntest c ... ok\n@facts\nveth\t9\n@done\n",
+        ));
+        assert!(log.is_complete);
+        assert_eq!(log.place(), "between two tests");
+        assert!(matches!(log.outcome(&test("net", "a")), Outcome::Failed(_)), "a result is not forgotten");
+        assert_eq!(log.outcome(&test("net", "b")), Outcome::Passed);
+        assert_eq!(log.outcome(&test("net", "c")), Outcome::Passed);
+        assert_eq!(log.facts.get("veth"), Some(&9));
+        let mut log = Log::parse("@begin net\ntest b ... ");
+        log.go_on(Log::parse("@begin net\ntest b ... "));
+        assert!(!log.is_complete && log.outcome(&test("net", "b")) == Outcome::Missing);
+        assert_eq!(log.place(), "in net b");
     }
 
     #[test]

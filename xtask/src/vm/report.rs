@@ -12,6 +12,10 @@ pub(super) struct Column {
     pub(super) log: Log,
     /// How long it took.
     pub(super) time: Duration,
+    /// What it said last, if it died amid the tests and no other guest went on.
+    pub(super) died: Option<String>,
+    /// Where guests died whose tests another guest went on with, and what they said.
+    pub(super) deaths: Vec<String>,
 }
 
 /// Rows of cells, the first row a heading, then notes.
@@ -92,7 +96,14 @@ fn outcomes(tests: &[Test], columns: &[Column], total: Duration) -> Table {
     }));
     table.rows.push(row);
     let mut row = vec![format!("time, {} s in total", total.as_secs())];
-    row.extend(columns.iter().map(|column| format!("{} s", column.time.as_secs())));
+    for Column { time, deaths, .. } in columns {
+        let mut cell = format!("{} s", time.as_secs());
+        for death in deaths {
+            let note = format!("a guest died, and another went on with the tests it left; it was {death}");
+            let _unused: std::fmt::Result = write!(cell, " [{}]", table.note(&note));
+        }
+        row.push(cell);
+    }
     table.rows.push(row);
     table
 }
@@ -126,7 +137,7 @@ fn heading(first: &str, columns: &[Column]) -> Vec<String> {
 /// does not excuse.
 pub(super) fn problems(tests: &[Test], columns: &[Column]) -> Vec<String> {
     let mut problems = Vec::new();
-    for Column { version, log, time: _ } in columns {
+    for Column { version, log, died, time: _, deaths: _ } in columns {
         let mut missing = Vec::new();
         for test in tests {
             let name = format!("{version}: {} {}", test.binary, test.name);
@@ -147,11 +158,9 @@ pub(super) fn problems(tests: &[Test], columns: &[Column]) -> Vec<String> {
             problems.push(format!("{version}: {} without a result: {}", missing.len(), missing.join(", ")));
         }
         if !log.is_complete {
-            let place = log.last.as_ref().map_or_else(
-                || "between two tests".to_owned(),
-                |test| format!("in {} {}", test.binary, test.name),
-            );
-            problems.push(format!("{version}: the guest did not come to its end, it was {place}"));
+            let words = died.as_ref().map_or_else(String::new, |words| format!("; it said: {words}"));
+            problems
+                .push(format!("{version}: the guest did not come to its end, it was {}{words}", log.place()));
         }
     }
     problems
@@ -193,6 +202,8 @@ mod tests {
             version: version.to_owned(),
             log: Log::parse(text),
             time: Duration::from_secs(seconds),
+            died: None,
+            deaths: Vec::new(),
         };
         [
             column(
@@ -231,6 +242,16 @@ veth                   - [1]     99
 [1] not told before 5.16
 ";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_death_that_was_survived_has_a_note() {
+        let [column, _] = columns();
+        let column = Column { deaths: vec!["in net b; it said: panic".to_owned()], ..column };
+        let text = render(&tests(), &[column], Duration::from_secs(61));
+        let note =
+            "a guest died, and another went on with the tests it left; it was in net b; it said: panic";
+        assert!(text.contains("40 s [2]") && text.contains(note), "{text}");
     }
 
     #[test]

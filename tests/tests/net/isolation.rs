@@ -8,7 +8,7 @@ use veth_tests::{
     need,
     traffic::udp,
 };
-use veth_user::{net::Netns, topology::model};
+use veth_user::{net::Netns, topology::Topology};
 
 #[test]
 fn a_tcx_program_behind_ours_still_runs() {
@@ -47,12 +47,13 @@ fn a_tcx_program_before_ours_sees_everything() {
 #[test]
 fn things_of_others_survive_up_and_down() {
     let lab = Lab::new();
-    lab.run(|| {
+    let group = Topology::wire("wire", 1_500).unwrap().group();
+    lab.run(move || {
         Netns::anonymous(|| Ok(())).unwrap().0.publish("theirs").unwrap();
         add_link(LinkVeth::new("theirs0", "theirs1").build());
         add_link(LinkBridge::new("theirbr").build());
         // In the very group that ours will be deleted by.
-        set_link("theirs0", |link| link.link_group(model::group("wire")).alias("mine".to_owned()).up());
+        set_link("theirs0", |link| link.link_group(group).alias("mine".to_owned()).up());
         std::fs::create_dir("/sys/fs/bpf/theirs").unwrap();
     });
     let before = lab.fingerprint();

@@ -77,14 +77,14 @@ fn topologies(rows: &[Row]) -> String {
     let mut table = plain_table(&["TOPOLOGY", "PATH", "PODS", "HOOK", "REDIRECT", "MTU", "STATUS"]);
     for Row { record, status } in rows {
         let topology = &record.topology;
-        for path in &topology.paths {
+        for (number, path) in topology.paths.iter().enumerate() {
             table.add_row([
                 topology.name.clone(),
-                path.name().to_owned(),
-                topology.pods.len().to_string(),
+                path.kind.name().to_owned(),
+                topology.ports_of(number).count().to_string(),
                 record.selection.hook.to_string(),
                 record.selection.redirect.to_string(),
-                path.mtu().to_string(),
+                path.mtu.to_string(),
                 status.name().to_owned(),
             ]);
         }
@@ -95,7 +95,7 @@ fn topologies(rows: &[Row]) -> String {
 
 fn ports(row: &Row) -> String {
     let mut table = plain_table(&["POD", "NAMESPACE", "PORT", "LINK", "ETHERNET ADDRESS", "ADDRESSES"]);
-    for (pod, port) in row.record.topology.ports() {
+    for (pod, port) in row.record.topology.all_ports() {
         let addresses: Vec<String> = port.addresses.iter().map(ToString::to_string).collect();
         table.add_row([
             pod.name.clone(),

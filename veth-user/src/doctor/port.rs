@@ -89,7 +89,7 @@ pub(super) async fn gather(
     // A TCX chain that we may not ask for would look like an empty one.
     let may_ask = capabilities.has(Capability::NetAdmin) || capabilities.has(Capability::SysAdmin);
     let mut all = Vec::new();
-    for (pod, port) in topology.ports() {
+    for (pod, port) in topology.accelerated_ports() {
         let host = links.iter().find(|link| link.name == port.host_link).cloned();
         let (mut ingress, mut egress, mut danger) = (Ok(Vec::new()), Ok(Vec::new()), Ok(None));
         if let Some(link) = &host {
@@ -136,7 +136,7 @@ pub(super) async fn gather(
             namespace: pod.namespace.clone(),
             name: port.name.clone(),
             host_link: port.host_link.clone(),
-            mtu: topology.paths[port.path].mtu(),
+            mtu: topology.path(port).mtu,
             mac: port.mac,
             host_mac: port.host_mac,
             inside,

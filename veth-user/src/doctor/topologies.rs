@@ -8,7 +8,7 @@ use crate::{
     net::{Netlink, Netns, capability::Capabilities, link::Link, sysctl},
     state::{Record, Roots},
     topology::{
-        self, Path, Status, Topology,
+        self, Kind, Status, Topology,
         model::{DEFAULT_MTU, HookWish, LogLevel, RedirectWish, SWITCH, TUTORIAL},
     },
 };
@@ -63,9 +63,9 @@ pub(super) async fn gather(
         let (mut ports, mut bridges) = (Vec::new(), Vec::new());
         if is_here {
             ports = port::gather(roots, capabilities, &record, netlink, links).await;
-            bridges.extend(record.topology.switches().filter_map(|switch| {
-                let link = links.iter().find(|link| link.name == switch.bridge)?;
-                Some((switch.bridge.clone(), link.mtu, switch.mtu))
+            bridges.extend(record.topology.bridges().filter_map(|(path, bridge)| {
+                let link = links.iter().find(|link| link.name == bridge.link)?;
+                Some((bridge.link.clone(), link.mtu, path.mtu))
             }));
         }
         let hidden = Pins::new(roots, record.layout_version, &record.topology.name).are_hidden();
@@ -206,20 +206,24 @@ fn neighbour_table(limit: &Limit, wanted: u32) -> Finding {
 
 /// The command that declares a topology.
 pub(super) fn up(topology: &Topology) -> String {
-    let Topology { name, pods, paths, hook, redirect, place, ebpf_log, mark: _ } = topology;
+    let Topology { name, pods, paths, hook, redirect, place, ebpf_log, file, cables: _, mark: _ } = topology;
     let mut words = vec!["veth up".to_owned()];
-    let usual = if let Some(Path::Switch(_)) = paths.first() {
-        words.push(format!("--pods {}", pods.len()));
-        SWITCH
+    if let Some(file) = file {
+        words.push(format!("-f {}", file.display()));
     } else {
-        TUTORIAL
-    };
-    if name != usual {
-        words.push(format!("--name {name}"));
-    }
-    let mtu = paths.first().map_or(DEFAULT_MTU, Path::mtu);
-    if mtu != DEFAULT_MTU {
-        words.push(format!("--mtu {mtu}"));
+        let usual = if paths.first().is_some_and(|path| path.kind == Kind::Switch) {
+            words.push(format!("--pods {}", pods.len()));
+            SWITCH
+        } else {
+            TUTORIAL
+        };
+        if name != usual {
+            words.push(format!("--name {name}"));
+        }
+        let mtu = paths.first().map_or(DEFAULT_MTU, |path| path.mtu);
+        if mtu != DEFAULT_MTU {
+            words.push(format!("--mtu {mtu}"));
+        }
     }
     words.extend(option("hook", hook, &HookWish::default()));
     words.extend(option("redirect", redirect, &RedirectWish::default()));

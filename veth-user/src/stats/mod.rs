@@ -108,16 +108,16 @@ impl Snapshot {
             link.map(|link| Sent { link, xdp_xmit_errors: errors })
         };
         let mut ports = Vec::new();
-        for (pod, port) in topology.ports() {
+        for (pod, port) in topology.accelerated_ports() {
             let sent = sent(&port.host_link, hook);
             let counted = counters.read(port.slot)?;
-            let path = topology.paths[port.path].name();
+            let path = topology.path(port).kind.name();
             ports.push(PortStats::new(Some(&pod.name), &port.name, &port.host_link, path, &counted, sent));
         }
-        for switch in topology.switches() {
-            let sent = sent(&switch.bridge, record.selection.bridge_hook);
-            let counted = counters.read(switch.slot)?;
-            ports.push(PortStats::new(None, &switch.bridge, &switch.bridge, "bridge", &counted, sent));
+        for (_, bridge) in topology.guarded_bridges() {
+            let sent = sent(&bridge.link, record.selection.bridge_hook);
+            let counted = counters.read(bridge.slot)?;
+            ports.push(PortStats::new(None, &bridge.link, &bridge.link, "bridge", &counted, sent));
         }
         let taken = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Ok(Self {

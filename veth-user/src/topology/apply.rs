@@ -10,7 +10,9 @@ use std::{
 use veth_common::{FdbKey, Port as PortEntry, PortKind, RedirectMode, Target};
 
 use super::{
-    Error, Path, Pod, Port, Status, Switch, Topology, check_layout, check_place, observe,
+    Error, Path, Pod, Port, Status, Topology, check_layout, check_place,
+    model::Bridge,
+    observe,
     plan::{self, Step},
     repair::repair,
     teardown::{collect, forget, hurry, lock, stop_hurrying, teardown},
@@ -191,7 +193,7 @@ fn select(topology: &Topology) -> Result<Selection, Error> {
     let abilities = Abilities::probe()?;
     let selection = probe::select(wish, abilities, topology.ports().count())?;
     for path in &topology.paths {
-        probe::select::check_mtu(selection.hook, abilities.kernel, path.mtu())?;
+        probe::select::check_mtu(selection.hook, abilities.kernel, path.mtu)?;
     }
     Ok(selection)
 }
@@ -259,10 +261,7 @@ impl Worker<'_> {
             Step::Prepare { pod, port } => self.prepare(&topology.pods[pod], port),
             Step::Configure { pod, port } => self.configure(pod, port).await,
             Step::Load => self.load().await,
-            Step::Bridge { path } => match &topology.paths[path] {
-                Path::Switch(switch) => self.make_bridge(switch).await,
-                Path::Wire { .. } => Ok(()),
-            },
+            Step::Bridge { path } => self.make_bridge(&topology.paths[path]).await,
             Step::Register { pod, port } => self.register(&topology.pods[pod].ports[port]),
             Step::Attach { pod, port } => {
                 let name = &topology.pods[pod].ports[port].host_link;
@@ -300,7 +299,7 @@ impl Worker<'_> {
                 host: End { name: &port.host_link, mac: port.host_mac },
                 pod: End { name: &port.name, mac: port.mac },
                 namespace: &namespace,
-                mtu: self.topology.paths[port.path].mtu(),
+                mtu: self.topology.path(port).mtu,
                 group: self.topology.group(),
             })
             .await?;
@@ -353,12 +352,14 @@ impl Worker<'_> {
         Ok(())
     }
 
-    async fn make_bridge(&mut self, switch: &Switch) -> Result<(), Error> {
-        let Switch { domain, bridge, mac, slot, mtu } = switch;
-        self.netlink.add_bridge(bridge, *mac, *mtu, self.topology.group()).await?;
+    async fn make_bridge(&mut self, path: &Path) -> Result<(), Error> {
+        let Some(Bridge { domain, link: bridge, mac, slot }) = &path.bridge else {
+            return Ok(());
+        };
+        self.netlink.add_bridge(bridge, *mac, path.mtu, self.topology.group()).await?;
         sysctl::disable_ipv6(bridge)?;
         let index = self.netlink.link(bridge).await?.index;
-        self.netlink.set_alias(index, &self.topology.bridge_alias(switch)).await?;
+        self.netlink.set_alias(index, &self.topology.bridge_alias(path)).await?;
         self.links.push(self.netlink.link(bridge).await?);
         let datapath = self.datapath()?;
         datapath.set_port(&PortEntry {
@@ -387,14 +388,12 @@ impl Worker<'_> {
 
     async fn connect(&self, port: &Port) -> Result<(), Error> {
         let index = self.index(&port.host_link)?;
-        match &self.topology.paths[port.path] {
-            Path::Wire { .. } => Ok(self.netlink.set_up(index).await?),
-            Path::Switch(switch) => {
-                self.netlink.set_up(index).await?;
-                self.netlink.join_bridge(index, self.index(&switch.bridge)?).await?;
-                Ok(self.netlink.add_static_fdb(index, port.mac).await?)
-            }
+        self.netlink.set_up(index).await?;
+        if let Some(bridge) = &self.topology.path(port).bridge {
+            self.netlink.join_bridge(index, self.index(&bridge.link)?).await?;
+            self.netlink.add_static_fdb(index, port.mac).await?;
         }
+        Ok(())
     }
 
     /// Setting a link up is not enough: the kernel starts its queue, and its bridge port, a moment later, and
@@ -458,33 +457,27 @@ pub(super) const fn mode(redirect: Redirect) -> RedirectMode {
 /// What the programs are told of a port. `mode` is how frames reach the other end of its wire.
 pub(super) fn port_entry(topology: &Topology, port: &Port, ifindex: u32, mode: RedirectMode) -> PortEntry {
     let mut entry = PortEntry { ifindex, slot: port.slot, ..PortEntry::default() };
-    match &topology.paths[port.path] {
-        Path::Wire { .. } => {
-            entry.kind = PortKind::Wire as u32;
-            entry.target =
-                topology.wire_peer(port).map(|peer| target(topology, peer, mode)).unwrap_or_default();
-        }
-        Path::Switch(switch) => {
-            entry.kind = PortKind::Switch as u32;
-            entry.domain = switch.domain;
-        }
+    if let Some(bridge) = &topology.path(port).bridge {
+        entry.kind = PortKind::Switch as u32;
+        entry.domain = bridge.domain;
+    } else {
+        entry.kind = PortKind::Wire as u32;
+        entry.target = topology.wire_peer(port).map(|peer| target(topology, peer, mode)).unwrap_or_default();
     }
     entry
 }
 
 /// Where a switch looks a port's address up.
 pub(super) fn fdb_key(topology: &Topology, port: &Port) -> Option<FdbKey> {
-    match &topology.paths[port.path] {
-        Path::Wire { .. } => None,
-        Path::Switch(switch) => Some(FdbKey { domain: switch.domain, mac: port.mac }),
-    }
+    let bridge = topology.path(port).bridge.as_ref()?;
+    Some(FdbKey { domain: bridge.domain, mac: port.mac })
 }
 
 /// A port as a target, with how frames reach it.
 pub(super) fn target(topology: &Topology, port: &Port, mode: RedirectMode) -> Target {
     Target {
         slot: port.slot,
-        max_length: topology.paths[port.path].mtu() + Target::MTU_OVERHEAD,
+        max_length: topology.path(port).mtu + Target::MTU_OVERHEAD,
         mac: port.mac,
         redirect: mode as u8,
         reserved: 0,

@@ -17,7 +17,7 @@ use crate::{
 use std::collections::BTreeSet;
 
 pub use apply::{Outcome, Progress, up};
-pub use model::{Path, Pod, Port, Switch, Topology};
+pub use model::{Kind, Path, Pod, Port, Topology};
 pub use observe::{Drift, Status, observe};
 pub use teardown::{down, tidy};
 

@@ -1,8 +1,9 @@
 //! The declared state. A value: nothing in this file looks at the machine.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
 };
 
 use serde::{Deserialize, Serialize};
@@ -42,6 +43,9 @@ pub struct Topology {
     pub pods: Vec<Pod>,
     /// The paths that the pods' ports are on.
     pub paths: Vec<Path>,
+    /// Cables between switches, and from a switch to the host.
+    #[serde(default)]
+    pub cables: Vec<Cable>,
     /// Where programs are attached.
     #[serde(default)]
     pub hook: HookWish,
@@ -52,6 +56,9 @@ pub struct Topology {
     pub place: Place,
     /// How much the programs log.
     pub ebpf_log: LogLevel,
+    /// The file that declares it; nothing where options of `veth up` did.
+    #[serde(default)]
+    pub file: Option<PathBuf>,
 }
 
 /// A network namespace that stands for a container.
@@ -63,14 +70,32 @@ pub struct Pod {
     pub namespace: String,
     /// Its ports.
     pub ports: Vec<Port>,
+    /// Kernel parameters inside it, as `sysctl` names them.
+    #[serde(default)]
+    pub sysctls: BTreeMap<String, String>,
+    /// Routes inside it, beside those that its addresses and gateways bring.
+    #[serde(default)]
+    pub routes: Vec<Route>,
 }
 
-/// A veth pair between a pod and the host.
+/// A route inside a pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// Where to.
+    pub to: Cidr,
+    /// By which neighbour; nothing where all of it is on the link.
+    pub via: Option<IpAddr>,
+    /// By which port, an index into [`Pod::ports`].
+    pub port: usize,
+}
+
+/// A pod's interface: the inner end of a veth pair. The outer end is in the host's namespace, or, on a
+/// [`Kind::Direct`] path, the port of another pod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Port {
     /// The pod's end.
     pub name: String,
-    /// The host end.
+    /// The host end. Empty where there is none.
     pub host_link: String,
     /// Where it is counted: its entry in the maps.
     pub slot: u32,
@@ -88,31 +113,107 @@ pub struct Port {
 
 /// How frames get from pod to pod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "kind")]
-pub enum Path {
-    /// Two ports cross-connected, like a cable.
-    Wire {
-        /// The MTU of both ports.
-        mtu: u32,
-    },
-    /// Any number of ports in one forwarding domain.
-    Switch(Switch),
+pub struct Path {
+    /// Its name in the topology.
+    pub name: String,
+    /// What it is made of.
+    pub kind: Kind,
+    /// The MTU of all ports.
+    pub mtu: u32,
+    /// Queues a direction of every port.
+    #[serde(default = "one")]
+    pub queues: u32,
+    /// The bridge, where the kind has one.
+    #[serde(default)]
+    pub bridge: Option<Bridge>,
+    /// The host's addresses on it, by which pods reach what is not on it.
+    #[serde(default)]
+    pub gateway: Vec<Cidr>,
+    /// Whether pods reach, by the gateway, what is beyond the host.
+    #[serde(default)]
+    pub outside: bool,
+    /// Whether frames with a source that is not their port's are dropped.
+    #[serde(default)]
+    pub spoof_check: bool,
+    /// Whether pods know each other's Ethernet addresses without asking.
+    #[serde(default)]
+    pub neighbours: bool,
+    /// What is changed for speed.
+    #[serde(default)]
+    pub tune: Tune,
 }
 
-/// An accelerated switch and the bridge that is its slow path.
+/// What a path is made of.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, clap::ValueEnum,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// One veth pair, an end in each of two pods
+    Direct,
+    /// Two veth pairs whose host ends are cross-connected by eBPF, like a cable
+    Wire,
+    /// Pods on an eBPF switch, with a bridge as slow path
+    #[default]
+    Switch,
+    /// Pods on a plain Linux bridge
+    Bridge,
+    /// Pods on routed point-to-point links
+    Route,
+    /// Pods on an Open vSwitch of the topology's own
+    Ovs,
+}
+
+/// A link in the host's namespace that joins ports: a Linux bridge, or the local port of an Open vSwitch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Switch {
-    /// The forwarding domain, unique in the topology.
+pub struct Bridge {
+    /// The forwarding domain of an accelerated switch, unique in the topology.
     pub domain: u16,
-    /// The bridge's name.
-    pub bridge: String,
-    /// The bridge's address.
+    /// The link's name.
+    pub link: String,
+    /// The link's address.
     #[serde(with = "mac_text")]
     pub mac: Mac,
     /// Where frames that the bridge would hand to the host are counted.
     pub slot: u32,
-    /// The MTU of all ports.
+}
+
+/// What is changed for speed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tune {
+    /// Merged frames of up to 192 KiB instead of 64 (BIG TCP).
+    pub big_tcp: bool,
+    /// GRO in the pods: small frames are merged before the stack sees them.
+    pub gro: bool,
+}
+
+/// A veth pair between two switches, or between a switch and the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cable {
+    /// Its name in the topology.
+    pub name: String,
+    /// The MTU of both ends.
     pub mtu: u32,
+    /// Both ends, in the host's namespace.
+    pub ends: [CableEnd; 2],
+}
+
+/// An end of a [`Cable`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CableEnd {
+    /// The path whose bridge it is a port of; nothing for an interface of the host's own.
+    pub path: Option<usize>,
+    /// The link's name.
+    pub link: String,
+    /// The link's address.
+    #[serde(with = "mac_text")]
+    pub mac: Mac,
+    /// The IP addresses of an interface of the host's own.
+    pub addresses: Vec<Cidr>,
+}
+
+const fn one() -> u32 {
+    1
 }
 
 /// Where programs are attached, `--hook`.
@@ -192,7 +293,7 @@ pub enum Invalid {
     )]
     Name(String, &'static str),
     /// Too few or too many pods.
-    #[error("a switch takes 2 to {SWITCH_PODS_MAX} pods, not {0}; make several topologies for more")]
+    #[error("a switch takes 2 to {SWITCH_PODS_MAX} pods, not {0}; spread more over several switches")]
     PodCount(usize),
     /// An MTU that does not work.
     #[error("an MTU of {0} is outside {MTU_MIN} to {max}", max = link::MTU_MAX)]
@@ -211,9 +312,17 @@ pub enum Invalid {
     /// A port on a path that there is not.
     #[error("a port of the pod {0} is on no path")]
     NoPath(String),
-    /// A wire with other than two ends.
-    #[error("a wire connects exactly 2 ports, not {0}")]
-    WireEnds(usize),
+    /// A wire or a direct pair with other than two ends.
+    #[error("a {} connects exactly 2 ports, not {ports}", kind.name())]
+    Ends {
+        /// Which of both.
+        kind: Kind,
+        /// How many it has.
+        ports: usize,
+    },
+    /// A cable that ends at something that takes no ports.
+    #[error("the link {0} ends at a path that is no switch")]
+    NoBridge(String),
 }
 
 impl Topology {
@@ -224,14 +333,17 @@ impl Topology {
     /// When the name or the MTU cannot be used.
     pub fn wire(name: &str, mtu: u32) -> Result<Self, Invalid> {
         let mut topology = Self::empty(name);
-        topology.paths.push(Path::Wire { mtu });
+        let path = topology.add_path(Kind::Wire.name(), Kind::Wire, mtu);
         for number in 1..=2_u8 {
-            topology.add_pod(&format!("ns{number}"), |_slot| {
-                vec![
-                    cidr(Ipv4Addr::new(172, 16, 0, number), 24),
-                    cidr(Ipv6Addr::new(0xfd00, 0x172, 0x16, 0, 0, 0, 0, number.into()), 64),
-                ]
-            });
+            let pod = topology.add_pod(&format!("ns{number}"));
+            if name == TUTORIAL {
+                topology.pods[pod].namespace = format!("ns{number}");
+            }
+            let addresses = vec![
+                cidr(Ipv4Addr::new(172, 16, 0, number), 24),
+                cidr(Ipv6Addr::new(0xfd00, 0x172, 0x16, 0, 0, 0, 0, number.into()), 64),
+            ];
+            topology.add_port(pod, path, addresses);
         }
         topology.validate()?;
         Ok(topology)
@@ -247,56 +359,151 @@ impl Topology {
             return Err(Invalid::PodCount(pods));
         }
         let mut topology = Self::empty(name);
-        for number in 1..=pods {
-            topology.add_pod(&format!("pod{number}"), |slot| {
-                let [.., high, low] = slot.to_be_bytes();
-                vec![
-                    cidr(Ipv4Addr::new(10, 200, high, low), 16),
-                    cidr(Ipv6Addr::new(0xfd00, 0x200, 0, 0, 0, 0, 0, u16::from_be_bytes([high, low])), 64),
-                ]
-            });
+        let path = topology.add_path(Kind::Switch.name(), Kind::Switch, mtu);
+        for number in (1..).take(pods) {
+            let pod = topology.add_pod(&format!("pod{number}"));
+            let [high, low] = u16::to_be_bytes(number);
+            let addresses = vec![
+                cidr(Ipv4Addr::new(10, 200, high, low), 16),
+                cidr(Ipv6Addr::new(0xfd00, 0x200, 0, 0, 0, 0, 0, number), 64),
+            ];
+            topology.add_port(pod, path, addresses);
         }
-        topology.paths.push(Path::Switch(Switch {
-            domain: 1,
-            bridge: bridge_name(name),
-            mac: derive_mac(&[name, "bridge"]),
-            slot: topology.next_slot(),
-            mtu,
-        }));
+        topology.number_slots(None);
         topology.validate()?;
         Ok(topology)
     }
 
-    fn empty(name: &str) -> Self {
+    /// A topology with nothing in it.
+    #[must_use]
+    pub fn empty(name: &str) -> Self {
         Self {
             name: name.to_owned(),
             mark: "veth".to_owned(),
             pods: Vec::new(),
             paths: Vec::new(),
+            cables: Vec::new(),
             hook: HookWish::default(),
             redirect: RedirectWish::default(),
             place: Place::default(),
             ebpf_log: LogLevel::default(),
+            file: None,
         }
     }
 
-    /// Adds a pod with one port on the first path.
-    fn add_pod(&mut self, name: &str, addresses: impl FnOnce(u32) -> Vec<Cidr>) {
-        let slot = self.next_slot();
-        let is_tutorial = self.name == TUTORIAL && matches!(self.paths.first(), Some(Path::Wire { .. }));
+    /// Adds a path with everything else at its usual value, and returns its index.
+    pub fn add_path(&mut self, name: &str, kind: Kind, mtu: u32) -> usize {
+        let domain = self.paths.len().try_into().map_or(u16::MAX, |number: u16| number.saturating_add(1));
+        // The link of the only switch of `up --pods` is called after its topology alone.
+        let parts: &[&str] =
+            if name == kind.name() { &[&self.name, "bridge"] } else { &[&self.name, name, "bridge"] };
+        let readable =
+            if name == kind.name() { format!("br-{}", self.name) } else { format!("{}-{name}", self.name) };
+        let bridge = matches!(kind, Kind::Switch | Kind::Bridge | Kind::Ovs).then(|| Bridge {
+            domain,
+            link: fit(&readable, parts),
+            mac: derive_mac(parts),
+            slot: 0,
+        });
+        self.paths.push(Path {
+            name: name.to_owned(),
+            kind,
+            mtu,
+            queues: 1,
+            bridge,
+            gateway: Vec::new(),
+            outside: false,
+            spoof_check: false,
+            neighbours: false,
+            tune: Tune::default(),
+        });
+        self.paths.len() - 1
+    }
+
+    /// Adds a pod without ports, and returns its index.
+    pub fn add_pod(&mut self, name: &str) -> usize {
         self.pods.push(Pod {
             name: name.to_owned(),
-            namespace: if is_tutorial { name.to_owned() } else { format!("{}-{name}", self.name) },
-            ports: vec![Port {
-                name: "eth0".to_owned(),
-                host_link: host_link_name(&self.name, name),
-                slot,
-                path: 0,
-                mac: derive_mac(&[&self.name, name, "eth0"]),
-                host_mac: derive_mac(&[&self.name, name, "eth0", "host"]),
-                addresses: addresses(slot),
-            }],
+            namespace: format!("{}-{name}", self.name),
+            ports: Vec::new(),
+            sysctls: BTreeMap::new(),
+            routes: Vec::new(),
         });
+        self.pods.len() - 1
+    }
+
+    /// Adds a port to a pod, on a path, with names and Ethernet addresses that follow from theirs; returns it.
+    pub fn add_port(&mut self, pod: usize, path: usize, addresses: Vec<Cidr>) -> &mut Port {
+        let slot = self.next_slot();
+        let has_host_end = self.paths[path].kind != Kind::Direct;
+        let Self { name: topology, pods, .. } = self;
+        let pod = &mut pods[pod];
+        let name = format!("eth{}", pod.ports.len());
+        let host_link = match (has_host_end, pod.ports.len()) {
+            (false, _) => String::new(),
+            (true, 0) => fit(&format!("{topology}-{}", pod.name), &[topology, &pod.name]),
+            (true, _) => fit(&format!("{topology}-{}-{name}", pod.name), &[topology, &pod.name, &name]),
+        };
+        pod.ports.push(Port {
+            mac: derive_mac(&[topology, &pod.name, &name]),
+            host_mac: derive_mac(&[topology, &pod.name, &name, "host"]),
+            name,
+            host_link,
+            slot,
+            path,
+            addresses,
+        });
+        let last = pod.ports.len() - 1;
+        &mut pod.ports[last]
+    }
+
+    /// Adds a cable between two paths, or a path and the host, with names and addresses that follow from its own.
+    pub fn add_cable(&mut self, name: &str, mtu: u32, ends: [Option<usize>; 2]) -> &mut Cable {
+        let end = |(side, path): (&str, Option<usize>)| CableEnd {
+            path,
+            link: fit(&format!("{}-{name}-{side}", self.name), &[&self.name, name, side, "cable"]),
+            mac: derive_mac(&[&self.name, name, side, "cable"]),
+            addresses: Vec::new(),
+        };
+        let [a, b] = ends;
+        let ends = [end(("a", a)), end(("b", b))];
+        self.cables.push(Cable { name: name.to_owned(), mtu, ends });
+        let last = self.cables.len() - 1;
+        &mut self.cables[last]
+    }
+
+    /// Numbers what is counted: ports that were there before keep their number, so that their counters go on, and
+    /// others get numbers that were free.
+    pub fn number_slots(&mut self, before: Option<&Self>) {
+        let mut kept: BTreeMap<(String, String), u32> = BTreeMap::new();
+        if let Some(before) = before {
+            kept.extend(
+                before.all_ports().map(|(pod, port)| ((pod.name.clone(), port.name.clone()), port.slot)),
+            );
+            kept.extend(
+                before.bridges().map(|(path, bridge)| ((String::new(), path.name.clone()), bridge.slot)),
+            );
+        }
+        let mut taken: HashSet<u32> = kept.values().copied().collect();
+        let mut free = veth_common::SLOT_UNATTRIBUTED + 1;
+        let mut number = |key: (String, String)| {
+            kept.get(&key).copied().unwrap_or_else(|| {
+                while !taken.insert(free) {
+                    free += 1;
+                }
+                free
+            })
+        };
+        for pod in &mut self.pods {
+            for port in &mut pod.ports {
+                port.slot = number((pod.name.clone(), port.name.clone()));
+            }
+        }
+        for path in &mut self.paths {
+            if let Some(bridge) = &mut path.bridge {
+                bridge.slot = number((String::new(), path.name.clone()));
+            }
+        }
     }
 
     /// Slot 0 counts what belongs to nobody.
@@ -305,8 +512,8 @@ impl Topology {
     }
 
     fn slots(&self) -> impl Iterator<Item = u32> {
-        let ports = self.ports().map(|(_, port)| port.slot);
-        ports.chain(self.switches().map(|switch| switch.slot))
+        let ports = self.all_ports().map(|(_, port)| port.slot);
+        ports.chain(self.bridges().map(|(_, bridge)| bridge.slot))
     }
 
     /// Entries that the maps need.
@@ -316,34 +523,77 @@ impl Topology {
     }
 
     /// Every port with its pod.
-    pub fn ports(&self) -> impl Iterator<Item = (&Pod, &Port)> {
+    pub fn all_ports(&self) -> impl Iterator<Item = (&Pod, &Port)> {
         self.pods.iter().flat_map(|pod| pod.ports.iter().map(move |port| (pod, port)))
     }
 
-    /// Every switch.
-    pub fn switches(&self) -> impl Iterator<Item = &Switch> {
-        self.paths.iter().filter_map(|path| match path {
-            Path::Switch(switch) => Some(switch),
-            Path::Wire { .. } => None,
-        })
+    /// Every port that has a host end, with its pod.
+    pub fn ports(&self) -> impl Iterator<Item = (&Pod, &Port)> {
+        self.all_ports().filter(|(_, port)| !port.host_link.is_empty())
     }
 
-    /// The port at the other end of a wire.
+    /// Every port that a program of ours stands on, with its pod.
+    pub fn accelerated_ports(&self) -> impl Iterator<Item = (&Pod, &Port)> {
+        self.ports().filter(|(_, port)| self.path(port).kind.is_accelerated())
+    }
+
+    /// The path that a port is on.
+    #[must_use]
+    pub fn path(&self, port: &Port) -> &Path {
+        &self.paths[port.path]
+    }
+
+    /// Every path that has a bridge, with it.
+    pub fn bridges(&self) -> impl Iterator<Item = (&Path, &Bridge)> {
+        self.paths.iter().filter_map(|path| path.bridge.as_ref().map(|bridge| (path, bridge)))
+    }
+
+    /// Every bridge on which a program of ours keeps pods from the host.
+    pub fn guarded_bridges(&self) -> impl Iterator<Item = (&Path, &Bridge)> {
+        self.bridges().filter(|(path, _)| path.is_guarded())
+    }
+
+    /// Whether programs of ours are in it at all.
+    #[must_use]
+    pub fn has_programs(&self) -> bool {
+        self.paths.iter().any(|path| path.kind.is_accelerated() || path.is_guarded())
+    }
+
+    /// The ports of a path, with their pods.
+    pub fn ports_of(&self, path: usize) -> impl Iterator<Item = (&Pod, &Port)> {
+        self.all_ports().filter(move |(_, port)| port.path == path)
+    }
+
+    /// The port at the other end of a wire or a direct pair.
     #[must_use]
     pub fn wire_peer(&self, port: &Port) -> Option<&Port> {
-        self.ports().map(|(_, other)| other).find(|other| other.path == port.path && other.slot != port.slot)
+        self.ports_of(port.path).map(|(_, other)| other).find(|other| other.slot != port.slot)
     }
 
     /// Every link that the topology has in the host's namespace.
     pub fn host_links(&self) -> impl Iterator<Item = &str> {
         let ports = self.ports().map(|(_, port)| port.host_link.as_str());
-        ports.chain(self.switches().map(|switch| switch.bridge.as_str()))
+        let bridges = self.bridges().map(|(_, bridge)| bridge.link.as_str());
+        let cables = self.cables.iter().flat_map(|cable| cable.ends.iter().map(|end| end.link.as_str()));
+        ports.chain(bridges).chain(cables)
     }
 
     /// The link group of everything in the host's namespace, so that it can be deleted in one request.
     #[must_use]
     pub fn group(&self) -> u32 {
-        group(&self.name)
+        group(&[&self.name, "group"])
+    }
+
+    /// The link group of a path that pods leave by the host: firewall rules know it by that.
+    #[must_use]
+    pub fn path_group(&self, path: &Path) -> u32 {
+        if path.is_routed() { group(&[&self.name, &path.name, "group"]) } else { self.group() }
+    }
+
+    /// Every link group that links of the topology are in.
+    pub fn groups(&self) -> impl Iterator<Item = u32> {
+        std::iter::once(self.group())
+            .chain(self.paths.iter().filter(|path| path.is_routed()).map(|path| self.path_group(path)))
     }
 
     /// What marks a link as this topology's: the beginning of its alias.
@@ -358,10 +608,16 @@ impl Topology {
         format!("{}{}/{}", self.alias_prefix(), pod.name, port.name)
     }
 
-    /// The alias of a switch's bridge.
+    /// The alias of a path's bridge.
     #[must_use]
-    pub fn bridge_alias(&self, switch: &Switch) -> String {
-        format!("{}switch/{}", self.alias_prefix(), switch.domain)
+    pub fn bridge_alias(&self, path: &Path) -> String {
+        format!("{}{}/{}", self.alias_prefix(), path.kind.name(), path.name)
+    }
+
+    /// The alias of both ends of a cable.
+    #[must_use]
+    pub fn cable_alias(&self, cable: &Cable) -> String {
+        format!("{}link/{}", self.alias_prefix(), cable.name)
     }
 
     /// The alias of a pod's loopback, which marks the namespace as this topology's.
@@ -380,49 +636,79 @@ impl Topology {
         for pod in &self.pods {
             check_name(&pod.name, "pod")?;
         }
-        if let Some((pod, _)) = self.ports().find(|(_, port)| port.path >= self.paths.len()) {
+        for path in &self.paths {
+            check_name(&path.name, "path")?;
+        }
+        for cable in &self.cables {
+            check_name(&cable.name, "link")?;
+        }
+        let lost = |(_, port): &(&Pod, &Port)| port.path >= self.paths.len();
+        if let Some((pod, _)) = self.all_ports().find(lost) {
             return Err(Invalid::NoPath(pod.name.clone()));
         }
         for (number, path) in self.paths.iter().enumerate() {
-            let ports = self.ports().filter(|(_, port)| port.path == number).count();
-            match path {
-                Path::Wire { .. } if ports != 2 => return Err(Invalid::WireEnds(ports)),
-                Path::Switch(_) if !(2..=SWITCH_PODS_MAX).contains(&ports) => {
+            let ports = self.ports_of(number).count();
+            match path.kind {
+                Kind::Direct | Kind::Wire if ports != 2 => {
+                    return Err(Invalid::Ends { kind: path.kind, ports });
+                }
+                Kind::Switch | Kind::Bridge | Kind::Ovs if ports > SWITCH_PODS_MAX => {
                     return Err(Invalid::PodCount(ports));
                 }
-                Path::Wire { mtu } | Path::Switch(Switch { mtu, .. }) => {
-                    if !(MTU_MIN..=link::MTU_MAX).contains(mtu) {
-                        return Err(Invalid::Mtu(*mtu));
-                    }
-                }
+                _ if !(MTU_MIN..=link::MTU_MAX).contains(&path.mtu) => return Err(Invalid::Mtu(path.mtu)),
+                _ => {}
+            }
+        }
+        for end in self.cables.iter().flat_map(|cable| &cable.ends) {
+            if end.path.is_some_and(|path| self.paths.get(path).is_none_or(|path| path.bridge.is_none())) {
+                return Err(Invalid::NoBridge(end.link.clone()));
             }
         }
         unique("pod", self.pods.iter().map(|pod| pod.name.clone()))?;
-        unique("link", self.host_links().map(str::to_owned))?;
+        unique("path", self.paths.iter().map(|path| path.name.clone()))?;
+        unique("link", self.cables.iter().map(|cable| cable.name.clone()))?;
+        unique("host interface", self.host_links().map(str::to_owned))?;
         unique("slot", self.slots().map(|slot| slot.to_string()))?;
         unique(
             "Ethernet address",
-            self.ports().flat_map(|(_, port)| [port.mac.to_string(), port.host_mac.to_string()]),
+            self.all_ports().flat_map(|(_, port)| [port.mac.to_string(), port.host_mac.to_string()]),
         )
     }
 }
 
 impl Path {
-    /// Its name in tables and JSON.
+    /// Whether pods leave it by the host's routing.
     #[must_use]
-    pub const fn name(&self) -> &'static str {
+    pub const fn is_routed(&self) -> bool {
+        !self.gateway.is_empty()
+    }
+
+    /// Whether a program on its bridge keeps pods from the host. An Open vSwitch needs none: its local port is
+    /// down.
+    #[must_use]
+    pub const fn is_guarded(&self) -> bool {
+        matches!(self.kind, Kind::Switch | Kind::Bridge) && !self.is_routed()
+    }
+}
+
+impl Kind {
+    /// Its name in files, tables and JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
         match self {
-            Self::Wire { .. } => "wire",
-            Self::Switch(_) => "switch",
+            Self::Direct => "direct",
+            Self::Wire => "wire",
+            Self::Switch => "switch",
+            Self::Bridge => "bridge",
+            Self::Route => "route",
+            Self::Ovs => "ovs",
         }
     }
 
-    /// The MTU of its ports.
+    /// Whether programs of ours forward frames on it.
     #[must_use]
-    pub const fn mtu(&self) -> u32 {
-        match self {
-            Self::Wire { mtu } | Self::Switch(Switch { mtu, .. }) => *mtu,
-        }
+    pub const fn is_accelerated(self) -> bool {
+        matches!(self, Self::Wire | Self::Switch)
     }
 }
 
@@ -432,13 +718,13 @@ pub fn alias_prefix(mark: &str, topology: &str) -> String {
     format!("{mark}:{topology}/")
 }
 
-/// The link group of a topology: a fixed function of its name, so that a crash cannot lose it.
-#[must_use]
-pub fn group(topology: &str) -> u32 {
-    let [a, b, c, d, ..] = hash(&[topology, "group"]).to_be_bytes();
+/// A link group: a fixed function of names, so that a crash cannot lose it.
+fn group(parts: &[&str]) -> u32 {
+    let [a, b, c, d, ..] = hash(parts).to_be_bytes();
     u32::from_be_bytes([a, b, c, d]) & 0x3fff_ffff | 0x4000_0000
 }
 
+/// An address with its prefix length.
 fn cidr(address: impl Into<IpAddr>, prefix: u8) -> Cidr {
     Cidr { address: address.into(), prefix }
 }
@@ -466,15 +752,7 @@ fn unique(what: &'static str, names: impl Iterator<Item = String>) -> Result<(),
     Ok(())
 }
 
-/// The host end of a pod's port: readable where it fits a link's name, unique in any case.
-fn host_link_name(topology: &str, pod: &str) -> String {
-    fit(&format!("{topology}-{pod}"), &[topology, pod])
-}
-
-fn bridge_name(topology: &str) -> String {
-    fit(&format!("br-{topology}"), &[topology, "bridge"])
-}
-
+/// A link's name: readable where it fits, unique in any case.
 fn fit(name: &str, parts: &[&str]) -> String {
     if name.len() <= link::NAME_MAX {
         return name.to_owned();
@@ -556,6 +834,18 @@ mod tests {
     }
 
     #[test]
+    fn what_was_there_keeps_its_slot() {
+        let before = Topology::switch("s", 3, 1_500).unwrap();
+        let mut after = Topology::switch("s", 5, 1_500).unwrap();
+        after.pods.remove(1);
+        after.number_slots(Some(&before));
+        let slots: Vec<u32> = after.ports().map(|(_, port)| port.slot).collect();
+        assert_eq!(slots, [1, 3, 5, 6]);
+        assert_eq!(after.paths[0].bridge.as_ref().unwrap().slot, 4);
+        after.validate().unwrap();
+    }
+
+    #[test]
     fn nonsense_is_refused() {
         assert_eq!(Topology::switch("s", 1, 1500), Err(Invalid::PodCount(1)));
         assert_eq!(Topology::switch("s", 1_001, 1500), Err(Invalid::PodCount(1_001)));
@@ -566,7 +856,7 @@ mod tests {
         }
         let mut topology = Topology::wire("s", 1500).unwrap();
         topology.pods.pop();
-        assert_eq!(topology.validate(), Err(Invalid::WireEnds(1)));
+        assert_eq!(topology.validate(), Err(Invalid::Ends { kind: Kind::Wire, ports: 1 }));
         let mut topology = Topology::wire("s", 1500).unwrap();
         topology.pods[1].ports[0].mac = topology.pods[0].ports[0].mac;
         assert!(matches!(topology.validate(), Err(Invalid::Twice { what: "Ethernet address", .. })));

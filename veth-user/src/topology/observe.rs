@@ -119,10 +119,8 @@ pub async fn observe(
             drift.push(format!("namespace {} is gone", pod.namespace).into());
         }
     }
-    for switch in topology.switches() {
-        drift.extend(
-            link_drift(&links, &switch.bridge, &topology.bridge_alias(switch), None).map(Drift::from),
-        );
+    for (path, bridge) in topology.bridges() {
+        drift.extend(link_drift(&links, &bridge.link, &topology.bridge_alias(path), None).map(Drift::from));
     }
     for (pod, port) in topology.ports() {
         let bridge =
@@ -141,7 +139,7 @@ pub async fn observe(
         return Ok(status(drift));
     }
     // Everything is there that a repair in place stands on.
-    let bridges = topology.switches().map(|switch| (switch.bridge.as_str(), selection.bridge_hook));
+    let bridges = topology.guarded_bridges().map(|(_, bridge)| (bridge.link.as_str(), selection.bridge_hook));
     let ports = topology.ports().map(|(_, port)| (port.host_link.as_str(), selection.hook));
     for (name, hook) in bridges.chain(ports) {
         drift.extend(attachment_drift(&pins, netlink, links[name], hook).await?);
@@ -279,10 +277,7 @@ pub async fn hazard(netlink: &Netlink, host_end: &Link) -> Result<Option<String>
 }
 
 fn bridge_of(topology: &Topology, path: usize) -> Option<&str> {
-    match &topology.paths[path] {
-        super::Path::Switch(switch) => Some(&switch.bridge),
-        super::Path::Wire { .. } => None,
-    }
+    topology.paths[path].bridge.as_ref().map(|bridge| bridge.link.as_str())
 }
 
 fn link_drift(

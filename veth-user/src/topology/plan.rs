@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use super::{Path, Topology};
+use super::Topology;
 use crate::datapath::Hook;
 
 /// One change of the machine. Numbers are indexes into [`Topology::pods`], [`super::Pod::ports`] and
@@ -96,7 +96,7 @@ pub fn build(topology: &Topology, hook: Hook) -> Vec<Step> {
             .paths
             .iter()
             .enumerate()
-            .filter(|(_, path)| matches!(path, Path::Switch(_)))
+            .filter(|(_, path)| path.bridge.is_some())
             .map(|(path, _)| Step::Bridge { path }),
     );
     steps.extend(ports().map(|(pod, port)| Step::Register { pod, port }));

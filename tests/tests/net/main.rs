@@ -3,7 +3,9 @@
 
 mod counters;
 mod doctor;
+mod edge;
 mod errors;
+mod forwarding;
 mod isolation;
 mod kill;
 mod lifecycle;

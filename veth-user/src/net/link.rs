@@ -34,14 +34,16 @@ pub struct End<'a> {
 pub struct Pair<'a> {
     /// The end in the namespace of the socket.
     pub host: End<'a>,
-    /// The end in another namespace.
+    /// The other end.
     pub pod: End<'a>,
-    /// Where the other end is born.
-    pub namespace: &'a Netns,
+    /// Where the other end is born. Nothing if beside the first.
+    pub namespace: Option<&'a Netns>,
     /// The MTU of both.
     pub mtu: u32,
-    /// The link group of the host end.
+    /// The link group of the host end, and of the other if it is in the same namespace.
     pub group: u32,
+    /// How many queues both ends have to receive, and how many to send.
+    pub queues: u32,
 }
 
 /// What the kernel knows of a link.
@@ -72,6 +74,11 @@ pub struct Link {
     pub operational: bool,
     /// The MTU.
     pub mtu: u32,
+    /// How long a packet is handed to it that it, or what is behind it, cuts into frames. 0 where the kernel does not
+    /// say.
+    pub gso_max_size: u32,
+    /// How long a packet becomes that is put together of frames that it received. 0 where the kernel does not say.
+    pub gro_max_size: u32,
     /// The Ethernet address.
     pub mac: Option<Mac>,
     /// Its counters.
@@ -105,27 +112,29 @@ pub struct LinkStats {
 }
 
 impl Netlink {
-    /// Makes a veth pair: names, addresses, MTU, group and the other end's namespace in one request.
-    /// Both ends have one queue a direction, the number that XDP can serve later.
+    /// Makes a veth pair: names, addresses, MTU, queues, group and the other end's namespace in one request.
     ///
     /// # Errors
     ///
     /// `EEXIST` when a name is taken.
     pub async fn add_pair(&self, pair: &Pair<'_>) -> Result<()> {
-        let Pair { host, pod, namespace, mtu, group } = pair;
+        let Pair { host, pod, namespace, mtu, group, queues } = pair;
         let end = |end: &End<'_>| {
             let mut message = LinkMessage::default();
             message.attributes = vec![
                 LinkAttribute::IfName(end.name.to_owned()),
                 LinkAttribute::Address(end.mac.bytes().to_vec()),
                 LinkAttribute::Mtu(*mtu),
-                LinkAttribute::NumTxQueues(1),
-                LinkAttribute::NumRxQueues(1),
+                LinkAttribute::NumTxQueues(*queues),
+                LinkAttribute::NumRxQueues(*queues),
             ];
             message
         };
         let mut peer = end(pod);
-        peer.attributes.push(LinkAttribute::NetNsFd(namespace.as_fd().as_raw_fd()));
+        peer.attributes.push(match namespace {
+            Some(namespace) => LinkAttribute::NetNsFd(namespace.as_fd().as_raw_fd()),
+            None => LinkAttribute::Group(*group),
+        });
         let mut message = end(host);
         message.attributes.extend([
             LinkAttribute::Group(*group),
@@ -222,6 +231,57 @@ impl Netlink {
         self.change(&format!("set link {index} up"), RouteNetlinkMessage::SetLink(message)).await
     }
 
+    /// Sets a link down. Its IPv6 addresses and its routes go.
+    ///
+    /// # Errors
+    ///
+    /// When the link is gone.
+    pub async fn set_down(&self, index: u32) -> Result<()> {
+        let mut message = by_index(index, Vec::new());
+        message.header.change_mask = LinkFlags::Up;
+        self.change(&format!("set link {index} down"), RouteNetlinkMessage::SetLink(message)).await
+    }
+
+    /// Changes a link's Ethernet address.
+    ///
+    /// # Errors
+    ///
+    /// When the link is gone, or does not take it.
+    pub async fn set_mac(&self, index: u32, mac: Mac) -> Result<()> {
+        let message = by_index(index, vec![LinkAttribute::Address(mac.bytes().to_vec())]);
+        self.change(
+            &format!("set the address of link {index} to {mac}"),
+            RouteNetlinkMessage::SetLink(message),
+        )
+        .await
+    }
+
+    /// Changes how long packets may be on the way to a link that cuts them (GSO) and from a link that puts them
+    /// together (GRO), of both families. Above 65,536 that is BIG TCP.
+    ///
+    /// Minimum kernel version: 5.19 above 65,536 (`IFLA_GRO_MAX_SIZE`, IPv6 only), 6.3 for IPv4
+    /// (`IFLA_GSO_IPV4_MAX_SIZE`); kernels before that ignore what they do not know.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` when the device cannot cut as much. When the link is gone.
+    #[doc(alias = "IFLA_GSO_MAX_SIZE")]
+    #[doc(alias = "IFLA_GRO_MAX_SIZE")]
+    pub async fn set_max_sizes(&self, index: u32, gso: u32, gro: u32) -> Result<()> {
+        // The order is the kernel's: the older two also set the newer ones, up to 65,536.
+        let sizes = vec![
+            LinkAttribute::GsoMaxSize(gso),
+            LinkAttribute::GroMaxSize(gro),
+            LinkAttribute::GsoIpv4MaxSize(gso),
+            LinkAttribute::GroIpv4MaxSize(gro),
+        ];
+        self.change(
+            &format!("let packets of link {index} be {gso} bytes long to send and {gro} to receive"),
+            RouteNetlinkMessage::SetLink(by_index(index, sizes)),
+        )
+        .await
+    }
+
     /// Changes a link's MTU.
     ///
     /// # Errors
@@ -240,9 +300,7 @@ impl Netlink {
     ///
     /// `EXFULL` when the bridge has its 1,023 ports.
     pub async fn join_bridge(&self, index: u32, bridge: u32) -> Result<()> {
-        let action = format!("make link {index} a port of bridge {bridge}");
-        let join = by_index(index, vec![LinkAttribute::Controller(bridge)]);
-        self.change(&action, RouteNetlinkMessage::SetLink(join)).await?;
+        self.join_bridge_learning(index, bridge).await?;
         let settings = by_index(
             index,
             vec![LinkAttribute::LinkInfo(vec![
@@ -251,7 +309,36 @@ impl Netlink {
             ])],
         );
         // Port settings are a change of a link's kind-specific data: RTM_NEWLINK without NLM_F_CREATE.
-        self.change(&action, RouteNetlinkMessage::NewLink(settings)).await
+        self.change(
+            &format!("keep bridge {bridge} from learning of link {index}"),
+            RouteNetlinkMessage::NewLink(settings),
+        )
+        .await
+    }
+
+    /// Makes a link a plain port of a bridge, which learns who is behind it.
+    ///
+    /// # Errors
+    ///
+    /// `EXFULL` when the bridge has its 1,023 ports.
+    pub async fn join_bridge_learning(&self, index: u32, bridge: u32) -> Result<()> {
+        let join = by_index(index, vec![LinkAttribute::Controller(bridge)]);
+        self.change(
+            &format!("make link {index} a port of bridge {bridge}"),
+            RouteNetlinkMessage::SetLink(join),
+        )
+        .await
+    }
+
+    /// Takes a link out of its bridge. Succeeds if it is in none.
+    ///
+    /// # Errors
+    ///
+    /// When the link is gone.
+    pub async fn leave_bridge(&self, index: u32) -> Result<()> {
+        let leave = by_index(index, vec![LinkAttribute::Controller(0)]);
+        self.change(&format!("take link {index} out of its bridge"), RouteNetlinkMessage::SetLink(leave))
+            .await
     }
 
     /// Deletes a link. The other end of a veth pair goes with it. Succeeds if there is none.
@@ -308,6 +395,8 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::Xdp(attributes) => link.xdp = xdp_program(&attributes),
                 LinkAttribute::OperState(state) => link.operational = state == State::Up,
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::GsoMaxSize(size) => link.gso_max_size = size,
+                LinkAttribute::GroMaxSize(size) => link.gro_max_size = size,
                 LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok().map(Mac::new),
                 LinkAttribute::LinkInfo(infos) => {
                     link.kind = infos.into_iter().find_map(|info| match info {

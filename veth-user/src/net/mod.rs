@@ -1,15 +1,19 @@
-//! The operating system's edge: namespaces, links, addresses, bridges, filters, sysctls. Knows nothing of
+//! The operating system's edge: namespaces, links, addresses, routes, bridges, filters, sysctls. Knows nothing of
 //! topologies or programs. Every change goes through netlink, mounts or `/proc/sys`, never through `ip`.
 
 pub mod address;
 pub mod bridge;
 pub mod capability;
 pub mod ethtool;
+pub mod forwarding;
 pub mod link;
+pub mod neighbour;
 pub mod netlink;
 pub mod netns;
 pub mod nftables;
+pub mod ovs;
 pub mod rcu;
+pub mod route;
 pub mod sysctl;
 pub mod tc;
 

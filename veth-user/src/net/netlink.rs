@@ -47,8 +47,12 @@ impl Netlink {
     ///
     /// Outside a tokio runtime.
     pub fn open() -> Result<Self> {
-        let (connection, handle, _messages) =
-            rtnetlink::new_connection().map_err(|source| Error::new("open a netlink socket", source))?;
+        // Without strict checks the kernel overlooks what a dump is asked for: only of one link, or of another
+        // namespace. Since 4.20.
+        let (mut connection, handle, _messages) = rtnetlink::new_connection_with_strict_check()
+            .map_err(|source| Error::new("open a netlink socket", source))?;
+        // The end of a dump says whether it failed.
+        connection.set_forward_done(true);
         Ok(Self { handle, driver: tokio::spawn(connection) })
     }
 
@@ -139,6 +143,9 @@ impl Netlink {
                     NetlinkPayload::InnerMessage(row) => table.push(row),
                     NetlinkPayload::Error(answer) if answer.code.is_some() => {
                         return Err(Error::new(action, answer.to_io()));
+                    }
+                    NetlinkPayload::Done(end) if end.code < 0 => {
+                        return Err(Error::new(action, io::Error::from_raw_os_error(-end.code)));
                     }
                     _ => {}
                 }

@@ -1,34 +1,47 @@
-//! The packet filter's base chains, asked of nfnetlink: where somebody's rules see frames.
+//! The packet filter, by nfnetlink: its base chains, where somebody's rules see frames, and what questions and changes
+//! are made of.
 
 use std::io;
 
 use netlink_packet_core::{
-    NLA_TYPE_MASK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader,
-    NetlinkMessage, NetlinkPayload, NetlinkSerializable,
+    NLA_TYPE_MASK, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkDeserializable,
+    NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
+use nix::sys::socket::{setsockopt, sockopt};
+
 use super::{Error, Result};
 
-/// `NFNL_SUBSYS_NFTABLES` and two of its messages, of `linux/netfilter/nfnetlink.h` and `nf_tables.h`.
-const NFTABLES: u16 = 10 << 8;
-const NEWCHAIN: u16 = NFTABLES | 3;
+/// `NFNL_SUBSYS_NFTABLES` and its messages, of `linux/netfilter/nfnetlink.h` and `nf_tables.h`.
+const SUBSYSTEM: u16 = 10;
+const NFTABLES: u16 = SUBSYSTEM << 8;
+pub(super) const NEWTABLE: u16 = NFTABLES;
+pub(super) const GETTABLE: u16 = NFTABLES | 1;
+pub(super) const DELTABLE: u16 = NFTABLES | 2;
+pub(super) const NEWCHAIN: u16 = NFTABLES | 3;
 const GETCHAIN: u16 = NFTABLES | 4;
+pub(super) const NEWRULE: u16 = NFTABLES | 6;
+pub(super) const GETRULE: u16 = NFTABLES | 7;
+
+/// What is between these is done whole or not at all.
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
 
 /// `enum nft_chain_attributes`.
-const CHAIN_TABLE: u16 = 1;
-const CHAIN_NAME: u16 = 3;
-const CHAIN_HOOK: u16 = 4;
+pub(super) const CHAIN_TABLE: u16 = 1;
+pub(super) const CHAIN_NAME: u16 = 3;
+pub(super) const CHAIN_HOOK: u16 = 4;
 const CHAIN_POLICY: u16 = 5;
 const CHAIN_USE: u16 = 6;
 
 /// `enum nft_hook_attributes` and `nft_devices_attributes`.
-const HOOK_NUMBER: u16 = 1;
+pub(super) const HOOK_NUMBER: u16 = 1;
 const HOOK_DEVICE: u16 = 3;
 const HOOK_DEVICES: u16 = 4;
 const DEVICE_NAME: u16 = 1;
 
-/// `struct nfgenmsg`: family, version, and a number that is nothing in a dump.
+/// `struct nfgenmsg`: family, version, and a number that is nothing but in a batch.
 const HEADER: usize = 4;
 
 /// The verdict `NF_DROP`, as a chain's policy.
@@ -110,41 +123,34 @@ pub struct Chain {
 /// `EPERM` without `CAP_NET_ADMIN`.
 pub fn base_chains() -> Result<Vec<Chain>> {
     let failed = |source| Error::new("list the chains of nftables", source);
-    match dump() {
+    match dump(Row { kind: GETCHAIN, family: 0, attributes: Vec::new() }) {
         Ok(rows) => Ok(rows.iter().filter_map(chain).collect()),
         // No nfnetlink, or nobody behind this number of it.
-        Err(error)
-            if matches!(
-                error.raw_os_error(),
-                Some(libc::EPROTONOSUPPORT | libc::EINVAL | libc::EOPNOTSUPP)
-            ) =>
-        {
-            Ok(Vec::new())
-        }
+        Err(error) if is_absent(&error) => Ok(Vec::new()),
         Err(error) => Err(failed(error)),
     }
 }
 
-fn dump() -> io::Result<Vec<Row>> {
+/// Whether an answer means that the kernel has no nftables.
+pub(super) fn is_absent(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EPROTONOSUPPORT | libc::EINVAL | libc::EOPNOTSUPP))
+}
+
+/// Everything that a question is answered with.
+pub(super) fn dump(question: Row) -> io::Result<Vec<Row>> {
+    let mut request = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::InnerMessage(question));
+    request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    request.finalize();
+    let mut bytes = vec![0; request.buffer_len()];
+    request.serialize(&mut bytes);
     'attempt: loop {
-        let mut socket = Socket::new(NETLINK_NETFILTER)?;
-        socket.bind_auto()?;
-        socket.connect(&SocketAddr::new(0, 0))?;
-        let question = Row { kind: GETCHAIN, family: 0, attributes: Vec::new() };
-        let mut request =
-            NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::InnerMessage(question));
-        request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-        request.finalize();
-        let mut bytes = vec![0; request.buffer_len()];
-        request.serialize(&mut bytes);
+        let socket = connect()?;
         socket.send(&bytes, 0)?;
         let mut rows = Vec::new();
         loop {
             let (answer, _) = socket.recv_from_full()?;
-            let mut rest = answer.as_slice();
-            while !rest.is_empty() {
-                let message = NetlinkMessage::<Row>::deserialize(rest).map_err(io::Error::other)?;
-                let length = usize::try_from(message.header.length).unwrap_or(usize::MAX).next_multiple_of(4);
+            for message in messages(&answer) {
+                let message = message?;
                 // The rules changed under our reading.
                 if message.header.flags & NLM_F_DUMP_INTR != 0 {
                     continue 'attempt;
@@ -155,18 +161,97 @@ fn dump() -> io::Result<Vec<Row>> {
                     NetlinkPayload::InnerMessage(row) => rows.push(row),
                     _ => {}
                 }
-                rest = rest.get(length..).unwrap_or_default();
             }
         }
     }
 }
 
+/// Does some changes in one transaction: all or none. An error comes with the number of the change that failed, or
+/// with nothing where the whole did.
+pub(super) fn transact(
+    changes: impl IntoIterator<Item = (Row, u16)>,
+) -> std::result::Result<(), (Option<usize>, io::Error)> {
+    let all = |error| (None, error);
+    let mut bytes = Vec::new();
+    let mut count = 0_u32;
+    let mut push = |row: Row, flags: u16| {
+        let mut message = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::InnerMessage(row));
+        message.header.sequence_number = count;
+        message.header.flags = NLM_F_REQUEST | flags;
+        message.finalize();
+        // `finalize` counts no padding, and the kernel looks for the next message behind it.
+        let start = bytes.len();
+        let length = message.buffer_len();
+        bytes.resize(start + length.next_multiple_of(4), 0);
+        message.serialize(&mut bytes[start..start + length]);
+        count += 1;
+    };
+    push(Row { kind: BATCH_BEGIN, family: 0, attributes: Vec::new() }, 0);
+    for (row, flags) in changes {
+        push(row, flags | NLM_F_ACK);
+    }
+    push(Row { kind: BATCH_END, family: 0, attributes: Vec::new() }, 0);
+    let socket = connect().map_err(all)?;
+    // A change is refused where it does not fit, and so is an answer to each, which the kernel writes at once.
+    let room = 2 * bytes.len() + 1024 * usize::try_from(count).unwrap_or_default();
+    setsockopt(&socket, sockopt::SndBufForce, &room).map_err(|errno| all(errno.into()))?;
+    setsockopt(&socket, sockopt::RcvBufForce, &room).map_err(|errno| all(errno.into()))?;
+    socket.send(&bytes, 0).map_err(all)?;
+    // The kernel has done it all, and answered, before `send` returned.
+    socket.set_non_blocking(true).map_err(all)?;
+    let mut done = 0;
+    loop {
+        let answer = match socket.recv_from_full() {
+            Ok((answer, _)) => answer,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) => return Err(all(error)),
+        };
+        for message in messages(&answer) {
+            let message = message.map_err(all)?;
+            if let NetlinkPayload::Error(error) = message.payload {
+                if error.code.is_some() {
+                    // The first is the begin of the batch.
+                    let change = usize::try_from(message.header.sequence_number).ok();
+                    return Err((change.and_then(|number| number.checked_sub(1)), error.to_io()));
+                }
+                done += 1;
+            }
+        }
+    }
+    if done + 2 == count { Ok(()) } else { Err(all(io::ErrorKind::UnexpectedEof.into())) }
+}
+
+fn connect() -> io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_NETFILTER)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    Ok(socket)
+}
+
+/// The messages in what the kernel sent at once.
+fn messages(mut bytes: &[u8]) -> impl Iterator<Item = io::Result<NetlinkMessage<Row>>> {
+    std::iter::from_fn(move || {
+        if bytes.is_empty() {
+            return None;
+        }
+        let message = NetlinkMessage::<Row>::deserialize(bytes).map_err(io::Error::other);
+        let length = message.as_ref().map_or(bytes.len(), |message| {
+            usize::try_from(message.header.length).unwrap_or(usize::MAX).next_multiple_of(4)
+        });
+        bytes = bytes.get(length..).unwrap_or_default();
+        Some(message)
+    })
+}
+
 /// A message of nfnetlink: what every one has, and attributes.
 #[derive(Debug)]
-struct Row {
-    kind: u16,
-    family: u8,
-    attributes: Vec<u8>,
+pub(super) struct Row {
+    /// What it is about, and what is done: subsystem and message.
+    pub(super) kind: u16,
+    /// The family of the table.
+    pub(super) family: u8,
+    /// What [`attributes`] reads.
+    pub(super) attributes: Vec<u8>,
 }
 
 impl NetlinkSerializable for Row {
@@ -179,7 +264,10 @@ impl NetlinkSerializable for Row {
     }
 
     fn serialize(&self, buffer: &mut [u8]) {
-        buffer[..HEADER].copy_from_slice(&[self.family, 0, 0, 0]);
+        // Of a batch, the header says which subsystem it is for.
+        let resource = if matches!(self.kind, BATCH_BEGIN | BATCH_END) { SUBSYSTEM } else { 0 };
+        let [high, low] = resource.to_be_bytes();
+        buffer[..HEADER].copy_from_slice(&[self.family, 0, high, low]);
         buffer[HEADER..].copy_from_slice(&self.attributes);
     }
 }
@@ -236,7 +324,7 @@ fn chain(row: &Row) -> Option<Chain> {
 }
 
 /// The attributes in some bytes, as far as they make sense: kind and value.
-fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let (head, _) = bytes.split_first_chunk::<4>()?;
         let [a, b, c, d] = *head;
@@ -247,11 +335,20 @@ fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
+/// An attribute, padded as the kernel wants it.
+pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    // No value of ours is long.
+    let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
+    let mut bytes = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat();
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
 fn number(value: &[u8]) -> u32 {
     value.try_into().map_or(0, u32::from_be_bytes)
 }
 
-fn text(value: &[u8]) -> String {
+pub(super) fn text(value: &[u8]) -> String {
     let value = value.strip_suffix(&[0]).unwrap_or(value);
     String::from_utf8_lossy(value).into_owned()
 }
@@ -259,14 +356,6 @@ fn text(value: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-        let length = u16::try_from(4 + value.len()).unwrap();
-        let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
-        bytes.extend(value);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes
-    }
 
     #[test]
     fn a_base_chain_is_read() {

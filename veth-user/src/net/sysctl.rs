@@ -3,9 +3,12 @@
 //! Only written for links and namespaces that we made: they go when those go, so nothing has to be restored. What
 //! `veth doctor --fix` writes beside is told with its old value.
 
-use std::{fs, path::Path};
+use std::{
+    fs, io,
+    path::{Component, Path, PathBuf},
+};
 
-use super::{Error, Result};
+use super::{Error, Netns, Result};
 
 /// Keeps a host end or a bridge quiet: no IPv6 of its own, so no multicast reports, no router solicitations
 /// and no address that a pod could talk to. Frames that cross it are not concerned.
@@ -33,30 +36,110 @@ pub fn has_ipv6() -> bool {
     Path::new("/proc/sys/net/ipv6").exists()
 }
 
-/// A value by its path below `/proc/sys`, as `net/core/bpf_jit_enable`. Nothing where the namespace or the kernel has
-/// no such value.
+/// A value by its name, `net.core.bpf_jit_enable` or `net/core/bpf_jit_enable`. Nothing where the namespace or the
+/// kernel has no such value.
 ///
 /// # Errors
 ///
-/// When it may not be read.
+/// When it may not be read, or the name is none.
 pub fn read(key: &str) -> Result<Option<String>> {
-    let path = Path::new("/proc/sys").join(key);
+    let path = path(key)?;
     match fs::read_to_string(&path) {
         Ok(value) => Ok(Some(value.trim().to_owned())),
-        Err(source) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(Error::new(format!("read {}", path.display()), source)),
     }
 }
 
-/// Writes a value by its path below `/proc/sys`.
+/// Writes a value by its name.
 ///
 /// # Errors
 ///
-/// When there is no such value, or it may not be written.
+/// When there is no such value, or it may not be written, or the name is none.
 pub fn write(key: &str, value: &str) -> Result<()> {
-    let path = Path::new("/proc/sys").join(key);
+    let path = path(key)?;
     fs::write(&path, value)
         .map_err(|source| Error::new(format!("write {value} to {}", path.display()), source))
+}
+
+/// A value of another namespace. See [`read`].
+///
+/// # Errors
+///
+/// As [`read`]; and when the value is not one of a network namespace, `net.…`.
+pub fn read_in(namespace: &Netns, key: &str) -> Result<Option<String>> {
+    of_namespace(key)?;
+    namespace.run(|| read(key))?
+}
+
+/// Writes a value of another namespace, unless it is so already. See [`write`].
+///
+/// # Errors
+///
+/// As [`write`]; and when the value is not one of a network namespace, `net.…`: the whole machine would have it.
+pub fn write_in(namespace: &Netns, key: &str, value: &str) -> Result<()> {
+    of_namespace(key)?;
+    namespace.run(|| ensure(key, value))?
+}
+
+/// Lets a link answer ARP for addresses that are reached over other links, or not.
+///
+/// # Errors
+///
+/// When the value cannot be written.
+pub fn proxy_arp(link: &str, on: bool) -> Result<()> {
+    ensure(&format!("net/ipv4/conf/{link}/proxy_arp"), digit(on))
+}
+
+/// Lets a link answer neighbour discovery for the addresses that it is told
+/// ([`add_proxy_neighbour`](super::Netlink::add_proxy_neighbour)), or not.
+///
+/// # Errors
+///
+/// When the value cannot be written.
+pub fn proxy_ndp(link: &str, on: bool) -> Result<()> {
+    write_ipv6(link, "proxy_ndp", digit(on))
+}
+
+/// What a namespace forwards between its links.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Forwarding {
+    /// IPv4.
+    pub ipv4: bool,
+    /// IPv6.
+    pub ipv6: bool,
+}
+
+const FORWARD_IPV4: &str = "net/ipv4/ip_forward";
+const FORWARD_IPV6: &str = "net/ipv6/conf/all/forwarding";
+
+/// What the calling thread's namespace forwards.
+///
+/// # Errors
+///
+/// When a value may not be read.
+pub fn forwarding() -> Result<Forwarding> {
+    // Any number but 0 means on.
+    let is_on = |key| Ok(read(key)?.is_some_and(|value| value != "0"));
+    Ok(Forwarding { ipv4: is_on(FORWARD_IPV4)?, ipv6: is_on(FORWARD_IPV6)? })
+}
+
+/// Lets the calling thread's namespace forward, or not. What is so already is not written: each change resets other
+/// values, and a host that begins to forward IPv6 no longer listens to routers (`accept_ra` must be 2 for that).
+///
+/// # Errors
+///
+/// When a value cannot be written.
+pub fn set_forwarding(wanted: Forwarding) -> Result<()> {
+    let Forwarding { ipv4, ipv6 } = wanted;
+    let before = forwarding()?;
+    if ipv4 != before.ipv4 {
+        write(FORWARD_IPV4, digit(ipv4))?;
+    }
+    if ipv6 != before.ipv6 && has_ipv6() {
+        write(FORWARD_IPV6, digit(ipv6))?;
+    }
+    Ok(())
 }
 
 /// A value's name, as `sysctl` has it.
@@ -71,11 +154,81 @@ pub fn name(key: &str) -> String {
     key.chars().map(turned).collect()
 }
 
+/// Writes a value, unless it is so already.
+fn ensure(key: &str, value: &str) -> Result<()> {
+    // The kernel separates the numbers of a list by tabs.
+    let is_same = |before: String| before.split_whitespace().eq(value.split_whitespace());
+    if read(key).is_ok_and(|before| before.is_some_and(is_same)) {
+        return Ok(());
+    }
+    write(key, value)
+}
+
+const fn digit(on: bool) -> &'static str {
+    if on { "1" } else { "0" }
+}
+
+/// The file of a name. As `sysctl` has it, the first separator says which form it is: in one with dots, a slash
+/// stands for a dot in a link's name.
+fn path(key: &str) -> Result<PathBuf> {
+    let below = match key.find(['.', '/']) {
+        Some(at) if key[at..].starts_with('.') => name(key),
+        _ => key.to_owned(),
+    };
+    let below = Path::new(&below);
+    let is_plain = |part| matches!(part, Component::Normal(_));
+    if below.as_os_str().is_empty() || !below.components().all(is_plain) {
+        return Err(Error::new(
+            format!("find the sysctl `{key}`"),
+            io::Error::new(io::ErrorKind::InvalidInput, "that is no name, as net.ipv4.ip_forward is"),
+        ));
+    }
+    Ok(Path::new("/proc/sys").join(below))
+}
+
+fn of_namespace(key: &str) -> Result<()> {
+    if path(key)?.starts_with("/proc/sys/net") {
+        return Ok(());
+    }
+    Err(Error::new(
+        format!("find the sysctl `{key}` in a network namespace"),
+        io::Error::new(io::ErrorKind::InvalidInput, "only those that begin with `net.` belong to one"),
+    ))
+}
+
 fn write_ipv6(link: &str, key: &str, value: &str) -> Result<()> {
     let path = Path::new("/proc/sys/net/ipv6/conf").join(link).join(key);
     match fs::write(&path, value) {
         // A kernel without IPv6 sends none.
-        Err(source) if source.kind() == std::io::ErrorKind::NotFound && !has_ipv6() => Ok(()),
+        Err(source) if source.kind() == io::ErrorKind::NotFound && !has_ipv6() => Ok(()),
         result => result.map_err(|source| Error::new(format!("write {value} to {}", path.display()), source)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_have_two_forms() {
+        for (key, file) in [
+            ("net.ipv4.ip_forward", "/proc/sys/net/ipv4/ip_forward"),
+            ("net/ipv4/ip_forward", "/proc/sys/net/ipv4/ip_forward"),
+            ("net.ipv4.conf.eth0/1.rp_filter", "/proc/sys/net/ipv4/conf/eth0.1/rp_filter"),
+            ("net/ipv4/conf/eth0.1/rp_filter", "/proc/sys/net/ipv4/conf/eth0.1/rp_filter"),
+        ] {
+            assert_eq!(path(key).unwrap(), Path::new(file));
+        }
+        for key in ["", ".", "..", "/etc/passwd", "net/../../../etc/passwd", "net.//.//.x"] {
+            assert!(path(key).is_err(), "{key}");
+        }
+    }
+
+    #[test]
+    fn only_values_of_a_namespace_are_written_in_one() {
+        assert!(of_namespace("net.core.somaxconn").is_ok());
+        for key in ["kernel.panic", "network.x", "kernel/net/x", "net/../kernel/panic"] {
+            assert!(of_namespace(key).is_err(), "{key}");
+        }
     }
 }

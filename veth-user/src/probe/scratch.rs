@@ -68,9 +68,10 @@ impl Scratch {
                 .add_pair(&Pair {
                     host: End { name: HOST_ENDS[number], mac: MACS[number + 2] },
                     pod: End { name: "eth0", mac: MACS[number] },
-                    namespace: pod,
+                    namespace: Some(pod),
                     mtu: 1_500,
                     group: 0,
+                    queues: 1,
                 })
                 .await?;
             inside.set_up(inside.link("eth0").await?.index).await?;

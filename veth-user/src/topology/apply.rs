@@ -298,9 +298,10 @@ impl Worker<'_> {
             .add_pair(&Pair {
                 host: End { name: &port.host_link, mac: port.host_mac },
                 pod: End { name: &port.name, mac: port.mac },
-                namespace: &namespace,
+                namespace: Some(&namespace),
                 mtu: self.topology.path(port).mtu,
                 group: self.topology.group(),
+                queues: 1,
             })
             .await?;
         sysctl::disable_ipv6(&port.host_link)?;

@@ -1,5 +1,5 @@
-//! Veth beside real programs of others: xdp-filter of xdp-tools, and filters by tc. `cargo xtask test others` finds or
-//! gets them, and says where they are.
+//! Veth with real programs of others: xdp-filter of xdp-tools, filters by tc, and Open vSwitch. `cargo xtask test
+//! others` finds or gets them, and says where they are.
 #![expect(clippy::unwrap_used, reason = "everything in a test panics when it fails")]
 
 use std::{
@@ -9,13 +9,19 @@ use std::{
     time::Duration,
 };
 
+use veth_common::Mac;
 use veth_tests::{
     Lab,
     foreign::{Foreign, Verdict},
-    lab::eventually,
+    lab::{eventually, with_netlink},
     traffic::udp,
 };
-use veth_user::net::Netns;
+use veth_user::net::{
+    Netns,
+    ethtool::{Ethtool, Setting},
+    link::{End, Pair},
+    ovs::Ovs,
+};
 
 /// The port that xdp-filter is told to drop.
 const FILTERED: u16 = 9_999;
@@ -149,4 +155,107 @@ fn tc_cannot_remove_a_tcx_attachment() {
     ok(&lab, "tc", &["qdisc", "del", "dev", "wire-ns1", "clsact"]);
     eventually("traffic goes on", || udp(&one, &two, address(), 100, 5) == 0);
     assert!(lab.ok(&["ls"]).contains(" up\n"));
+}
+
+/// An instance of Open vSwitch that does not outlive its test.
+struct Stopped(Ovs);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _unused: veth_user::net::Result<()> = self.0.stop();
+    }
+}
+
+/// A namespace with an address on `eth0`, and the host's end of it, by number.
+fn behind(number: u8) -> (Netns, String) {
+    let (pod, ()) = Netns::anonymous(|| Ok(())).unwrap();
+    let host = format!("host{number}");
+    with_netlink(async |netlink| {
+        let mac = |last| Mac::new([2, 0, 0, 0, number, last]);
+        let pair = Pair {
+            host: End { name: &host, mac: mac(1) },
+            pod: End { name: "eth0", mac: mac(2) },
+            namespace: Some(&pod),
+            mtu: 1_500,
+            group: 0,
+            queues: 1,
+        };
+        netlink.add_pair(&pair).await.unwrap();
+        let inside = pod.netlink().unwrap();
+        let link = inside.link("eth0").await.unwrap().index;
+        inside.add_address(link, format!("172.16.0.{number}/24").parse().unwrap()).await.unwrap();
+        // A switch in user space does not fill checksums in.
+        let off = [Setting { feature: "tx-checksum-ip-generic", on: false }];
+        let _unused: Vec<Setting> = Ethtool::open_in(&pod).unwrap().set_features("eth0", &off).unwrap();
+        inside.set_up(link).await.unwrap();
+        netlink.set_up(netlink.link(&host).await.unwrap().index).await.unwrap();
+    });
+    (pod, host)
+}
+
+#[test]
+fn an_open_vswitch_of_our_own_switches_and_leaves_nothing() {
+    let lab = Lab::new();
+    let before = lab.fingerprint();
+    lab.run(|| {
+        let folder = "/run/veth/lab.ovs";
+        let ovs = Stopped(Ovs::new(folder));
+        let ovs = &ovs.0;
+        assert!(!ovs.is_running().unwrap());
+        for _ in 0..2 {
+            ovs.start().unwrap();
+            assert!(ovs.is_running().unwrap());
+            ovs.add_bridge("bridge", Mac::new([2, 0, 0, 0, 0, 9])).unwrap();
+        }
+        let (one, link) = behind(1);
+        let (two, other_link) = behind(2);
+        for _ in 0..2 {
+            ovs.add_port("bridge", &link).unwrap();
+            ovs.add_port("bridge", &other_link).unwrap();
+        }
+        assert_eq!(ovs.ports("bridge").unwrap(), ["host1", "host2"]);
+        let bridge = with_netlink(async |netlink| netlink.link("bridge").await.unwrap());
+        assert_eq!(bridge.mac, Some(Mac::new([2, 0, 0, 0, 0, 9])));
+        assert_eq!(udp(&one, &two, address(), 100, 20), 0);
+        assert!(ovs.add_port("bridge", "no-such-link").unwrap_err().to_string().contains("no-such-link"));
+        assert!(ovs.add_port("no-such-bridge", "host1").is_err());
+        ovs.remove_port("bridge", "no-such-link").unwrap();
+        for _ in 0..2 {
+            ovs.remove_port("bridge", "host2").unwrap();
+            assert_eq!(ovs.ports("bridge").unwrap(), ["host1"]);
+        }
+        assert_eq!(udp(&one, &two, address(), 100, 1), 1);
+        // One of another mount namespace that has the same name is another.
+        Lab::new().run(move || {
+            let other = Ovs::new(folder);
+            assert!(!other.is_running().unwrap());
+            other.stop().unwrap();
+        });
+        assert!(ovs.is_running().unwrap());
+        // Half of it is started again, with what it knew, and a daemon whose pid file is gone is found.
+        let pid = |program: &str| std::fs::read_to_string(format!("{folder}/{program}.pid")).unwrap();
+        let switch = nix::unistd::Pid::from_raw(pid("ovs-vswitchd").trim().parse().unwrap());
+        nix::sys::signal::kill(switch, nix::sys::signal::Signal::SIGKILL).unwrap();
+        eventually("the switch dies", || !ovs.is_running().unwrap());
+        ovs.start().unwrap();
+        assert_eq!(ovs.ports("bridge").unwrap(), ["host1"]);
+        std::fs::remove_file(format!("{folder}/ovs-vswitchd.pid")).unwrap();
+        for _ in 0..2 {
+            ovs.stop().unwrap();
+            assert!(!ovs.is_running().unwrap());
+        }
+        with_netlink(async |netlink| {
+            for name in [link, other_link] {
+                netlink.delete_link(netlink.link(&name).await.unwrap().index).await.unwrap();
+            }
+        });
+        std::fs::remove_dir("/run/veth").unwrap();
+    });
+    assert_eq!(lab.fingerprint(), before);
+}
+
+#[test]
+fn an_open_vswitch_needs_a_short_path() {
+    let ovs = Ovs::new(format!("/run/{}", "x".repeat(100)));
+    assert!(ovs.start().unwrap_err().source.to_string().contains("107 bytes"));
 }

@@ -1,4 +1,4 @@
-//! Programs of others that veth is tested beside: xdp-filter and tc, the real ones.
+//! Programs of others that veth is tested beside, or uses: xdp-filter, tc and Open vSwitch, the real ones.
 
 use std::{collections::HashSet, path::PathBuf};
 
@@ -7,11 +7,17 @@ use anyhow::{Context as _, Result, ensure};
 use crate::{apt, command, workspace::Workspace};
 
 /// What they are in.
-const PACKAGES: [&str; 2] = ["xdp-tools", "iproute2"];
-const PROGRAMS: [&str; 2] = ["xdp-filter", "tc"];
+const PACKAGES: [&str; 4] = ["xdp-tools", "iproute2", "openvswitch-switch", "openvswitch-common"];
+const PROGRAMS: [&str; 4] = ["xdp-filter", "tc", "ovsdb-server", "ovs-vsctl"];
+
+/// A file of the last of the packages: a folder without it was unpacked before there were as many.
+const NEWEST: &str = "usr/share/openvswitch/vswitch.ovsschema";
 
 /// The variable by which tests learn where they are.
 pub(crate) const FOLDER: &str = "VETH_OTHERS";
+
+/// The variable by which `veth` learns where Open vSwitch is.
+pub(crate) const OVS: &str = "VETH_OVS_ROOT";
 
 /// The root of the file system that has them: the system's, or a folder that Debian's packages are unpacked in.
 pub(crate) fn find_or_get(workspace: &Workspace) -> Result<PathBuf> {
@@ -19,13 +25,14 @@ pub(crate) fn find_or_get(workspace: &Workspace) -> Result<PathBuf> {
         return Ok("/".into());
     }
     let root = workspace.target.join("others");
-    if !root.exists() {
+    if !root.join(NEWEST).exists() {
         let by_hand = format!("`apt-get install --no-install-recommends {}`", PACKAGES.join(" "));
         ensure!(
             apt::is_here(),
-            "there is no {}, and no apt to get them by: install both",
+            "there is no {}, and no apt to get them by: install them",
             PROGRAMS.join(" or no ")
         );
+        apt::remove(&root)?;
         apt::get(workspace, &PACKAGES, is_wanted, &root)
             .with_context(|| format!("get {}; or install them: {by_hand}", PROGRAMS.join(" and ")))?;
     }

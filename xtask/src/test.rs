@@ -31,7 +31,7 @@ enum Tier {
     Prog,
     /// Whole networks of pods, as root.
     Net,
-    /// Veth beside real programs of others, xdp-filter and tc, as root.
+    /// Veth with real programs of others, xdp-filter, tc and Open vSwitch, as root.
     Others,
     /// `prog` and `net` in virtual machines with the kernels of distributions, without root.
     Vm,
@@ -93,7 +93,7 @@ fn privileged(
     };
     command::run(cargo("build").arg("--bin=veth"))?;
     let mut test = cargo("test");
-    test.envs(others.map(|root| (others::FOLDER, root)));
+    test.envs(others.into_iter().flat_map(|root| [others::FOLDER, others::OVS].map(|name| (name, root))));
     if !geteuid().is_root() {
         ensure_sudo()?;
         let host = Version::of(&mut workspace.command("rustc")).context("ask rustc for the host")?.host;

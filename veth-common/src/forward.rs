@@ -3,9 +3,11 @@
 //! TC and XDP entry points translate its answer into their own return codes and do nothing else, so what
 //! is tested here without a kernel is what runs in one.
 
-use crate::{DropReason, FdbKey, Frame, Mac, Port, PortKind, RedirectMode, Target, Verdict};
+use crate::{
+    DropReason, FdbKey, Frame, Mac, Packet, Port, PortKind, RedirectMode, SourceKey, Target, Verdict, spoof,
+};
 
-/// What a decision may look up. At most one hash look-up a frame.
+/// What a decision may look up. At most one hash look-up a frame, and another where the sender is checked.
 pub trait Tables {
     /// The port that owns an address, from `FDB`.
     fn lookup(&self, key: FdbKey) -> Option<Target>;
@@ -13,6 +15,9 @@ pub trait Tables {
     /// The interface index of a slot's host end, from `TARGETS`, which the kernel empties by itself when
     /// the interface goes.
     fn interface(&self, slot: u32) -> Option<u32>;
+
+    /// Whether a checked port may send from an address, from `SOURCES`.
+    fn is_source(&self, key: &SourceKey) -> bool;
 }
 
 /// What to do with a frame.
@@ -48,7 +53,12 @@ impl Decision {
 /// Decides what happens to a frame that came in on `port`.
 #[must_use]
 #[inline(always)]
-pub fn decide(port: &Port, frame: &Frame<'_>, tables: &impl Tables) -> Decision {
+pub fn decide(port: &Port, frame: &Frame<'_>, packet: &impl Packet, tables: &impl Tables) -> Decision {
+    if port.flags & Port::SPOOF_CHECK != 0
+        && let Err(reason) = spoof::check(port, frame, packet, tables)
+    {
+        return Decision::Drop(reason);
+    }
     if port.kind == PortKind::Switch as u32 {
         switch(port, frame, tables)
     } else if port.kind == PortKind::Wire as u32 {
@@ -134,6 +144,11 @@ mod tests {
         Target { slot, max_length: 1518, mac, redirect: RedirectMode::Peer as u8, reserved: 0 }
     }
 
+    /// Nothing here looks beyond the Ethernet header; `spoof.rs` does.
+    fn decide(port: &Port, frame: &Frame<'_>, tables: &Lab) -> Decision {
+        super::decide(port, frame, &[].as_slice(), tables)
+    }
+
     /// Ports A (slot 1) and B (slot 2) in domain 7, with host ends 101 and 102.
     struct Lab {
         b_is_there: bool,
@@ -165,6 +180,10 @@ mod tests {
                 _ => None,
             }
         }
+
+        fn is_source(&self, _key: &SourceKey) -> bool {
+            panic!("no port here is checked");
+        }
     }
 
     fn switch_port() -> Port {
@@ -177,7 +196,7 @@ mod tests {
     }
 
     fn header(destination: Mac, source: Mac) -> EthernetHeader {
-        EthernetHeader { destination, source }
+        EthernetHeader { destination, source, ethertype: 0x88b5_u16.to_be() }
     }
 
     fn frame(header: &EthernetHeader) -> Frame<'_> {

@@ -1,6 +1,6 @@
 //! The few facts of a frame that a decision needs.
 
-use core::fmt;
+use core::{fmt, net::Ipv6Addr};
 
 /// An Ethernet address.
 ///
@@ -23,6 +23,14 @@ impl Mac {
         let [ab, cd, ef] = self.0;
         let ([a, b], [c, d], [e, f]) = (ab.to_ne_bytes(), cd.to_ne_bytes(), ef.to_ne_bytes());
         [a, b, c, d, e, f]
+    }
+
+    /// The IPv6 link-local address that a kernel makes of it by default: modified EUI-64 behind `fe80::/64`
+    /// (RFC 4291, appendix A).
+    #[must_use]
+    pub const fn link_local(self) -> Ipv6Addr {
+        let [a, b, c, d, e, f] = self.bytes();
+        Ipv6Addr::from_octets([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
     }
 
     /// Whether the group bit is set: multicast, and so broadcast too.
@@ -55,7 +63,7 @@ impl fmt::Display for Mac {
     }
 }
 
-/// The addresses of an Ethernet header, as they stand in the frame.
+/// An Ethernet header, as it stands in the frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct EthernetHeader {
@@ -63,12 +71,42 @@ pub struct EthernetHeader {
     pub destination: Mac,
     /// Who says it sent it.
     pub source: Mac,
+    /// What follows, in the order of the frame.
+    pub ethertype: u16,
+}
+
+impl EthernetHeader {
+    /// Its length: `ETH_HLEN`.
+    pub const LENGTH: u32 = 14;
+}
+
+const _: () = assert!(size_of::<EthernetHeader>() == EthernetHeader::LENGTH as usize);
+
+/// The bytes of a frame, for the few decisions that look beyond its Ethernet header.
+pub trait Packet {
+    /// Some bytes, from an offset behind the destination address on; `None` where the frame ends before.
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+
+    /// Whether the kernel keeps a VLAN tag beside the frame, which stands in front of everything behind the
+    /// source address.
+    fn has_tag_beside(&self) -> bool;
+}
+
+/// A frame in memory, with all its tags.
+impl Packet for &[u8] {
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        self.get(usize::try_from(offset).ok()?..)?.first_chunk().copied()
+    }
+
+    fn has_tag_beside(&self) -> bool {
+        false
+    }
 }
 
 /// What a decision looks at. Built from an `__sk_buff` or an `xdp_md` by the programs, by hand in tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
-    /// The addresses, still in the frame, so that only what a decision needs is read; `None` where the frame is too short to have them.
+    /// The header, still in the frame, so that only what a decision needs is read; `None` where the frame is too short to have them.
     pub header: Option<&'a EthernetHeader>,
     /// Bytes from the destination address on, without a VLAN tag that the kernel keeps beside the frame. (XDP
     /// sees every tag in the frame.)
@@ -98,5 +136,11 @@ mod tests {
     #[test]
     fn prints_as_iproute2_does() {
         assert_eq!(Mac::new([2, 0xfc, 0, 1, 0xab, 9]).to_string(), "02:fc:00:01:ab:09");
+    }
+
+    #[test]
+    fn link_local_as_the_kernel_makes_it() {
+        assert_eq!(Mac::new([2, 0xfc, 0, 1, 0xab, 9]).link_local().to_string(), "fe80::fc:ff:fe01:ab09");
+        assert_eq!(Mac::new([0, 0, 0, 0, 0, 1]).link_local().to_string(), "fe80::200:ff:fe00:1");
     }
 }

@@ -3,15 +3,20 @@
 //!
 //! Every type is `repr(C)`, has no padding, and has its size asserted at compile time.
 
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use crate::{DropReason, Mac};
 
 /// Raised with every change of a type, a map or the meaning of a number in this crate.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// Slots, ports and FDB entries that the maps hold unless user space asks for more when it loads them.
 ///
 /// A power of two: `PORTS` is indexed by the low bits of an interface index.
 pub const DEFAULT_CAPACITY: u32 = 64;
+
+/// How many source addresses `SOURCES` holds for each slot, on average.
+pub const SOURCES_PER_SLOT: u32 = 8;
 
 /// The counters of frames that came in on an interface no map knows (any more).
 pub const SLOT_UNATTRIBUTED: u32 = 0;
@@ -75,10 +80,20 @@ pub struct Port {
     pub kind: u32,
     /// The forwarding domain of a switch port.
     pub domain: u16,
-    /// Zero.
-    pub reserved: u16,
+    /// What is asked of the port besides: [`SPOOF_CHECK`](Self::SPOOF_CHECK).
+    pub flags: u16,
     /// The other end of a wire. Zero for a switch port.
     pub target: Target,
+    /// The address of the pod's end. Looked at only where it is checked.
+    pub mac: Mac,
+    /// Zero.
+    pub reserved: u16,
+}
+
+impl Port {
+    /// The bit of [`flags`](Self::flags) that drops what the pod sends in another's name: the hardware address
+    /// must be [`mac`](Self::mac), and every other address one of the slot's in `SOURCES`.
+    pub const SPOOF_CHECK: u16 = 1;
 }
 
 /// The key of `FDB`: an address in a forwarding domain.
@@ -89,6 +104,55 @@ pub struct FdbKey {
     pub domain: u16,
     /// The destination address.
     pub mac: Mac,
+}
+
+/// The key of `SOURCES`: an address that a checked port may send from. There is nothing to say of one, so the
+/// value is not looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct SourceKey {
+    /// The port's slot.
+    pub slot: u32,
+    /// 4 or 6.
+    pub family: u32,
+    /// The address in the order of the frame. An IPv4 address is in the first four bytes, and the rest is zero.
+    pub address: [u8; 16],
+}
+
+impl SourceKey {
+    /// The key of an IPv4 address.
+    #[must_use]
+    #[inline(always)]
+    pub const fn v4(slot: u32, [a, b, c, d]: [u8; 4]) -> Self {
+        Self { slot, family: 4, address: [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0] }
+    }
+
+    /// The key of an IPv6 address.
+    #[must_use]
+    #[inline(always)]
+    pub const fn v6(slot: u32, address: [u8; 16]) -> Self {
+        Self { slot, family: 6, address }
+    }
+
+    /// The key of any address.
+    #[must_use]
+    pub const fn new(slot: u32, address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => Self::v4(slot, address.octets()),
+            IpAddr::V6(address) => Self::v6(slot, address.octets()),
+        }
+    }
+
+    /// The address again; `None` for a family that this layout does not know.
+    #[must_use]
+    pub const fn address(&self) -> Option<IpAddr> {
+        let Self { slot: _, family, address } = *self;
+        match (family, address) {
+            (4, [a, b, c, d, ..]) => Some(IpAddr::V4(Ipv4Addr::new(a, b, c, d))),
+            (6, address) => Some(IpAddr::V6(Ipv6Addr::from_octets(address))),
+            _ => None,
+        }
+    }
 }
 
 /// A sum over frames.
@@ -156,15 +220,16 @@ impl PortCounters {
 }
 
 const _: () = assert!(size_of::<Target>() == 16);
-const _: () = assert!(size_of::<Port>() == 32);
+const _: () = assert!(size_of::<Port>() == 40);
 const _: () = assert!(size_of::<FdbKey>() == 8);
+const _: () = assert!(size_of::<SourceKey>() == 24);
 const _: () = assert!(size_of::<Tally>() == 24);
 const _: () = assert!(size_of::<PortCounters>() == 24 * (4 + DropReason::COUNT));
 const _: () = assert!(DEFAULT_CAPACITY.is_power_of_two());
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{FdbKey, Port, PortCounters};
+    use super::{FdbKey, Port, PortCounters, SourceKey};
 
     // SAFETY: `repr(C)`, integers only, and by the size assertions above without padding.
     unsafe impl aya::Pod for Port {}
@@ -172,6 +237,8 @@ mod pod {
     unsafe impl aya::Pod for super::Target {}
     // SAFETY: as above.
     unsafe impl aya::Pod for FdbKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for SourceKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for PortCounters {}
 }
@@ -191,9 +258,9 @@ mod tests {
             passed: tally(10),
             to_peer: tally(1_000),
             to_host: tally(10_000),
-            dropped: [tally(100), tally(200), tally(300)],
+            dropped: [tally(100), tally(200), tally(300), tally(100_000), tally(200_000)],
         };
-        assert_eq!(counters.received(), tally(611));
+        assert_eq!(counters.received(), tally(300_611));
     }
 
     #[test]
@@ -205,13 +272,25 @@ mod tests {
                 passed: tally(2 * n),
                 to_peer: tally(3 * n),
                 to_host: tally(4 * n),
-                dropped: [tally(5 * n), tally(6 * n), tally(7 * n)],
+                dropped: [5, 6, 7, 8, 9].map(|factor| tally(factor * n)),
             });
         }
         assert_eq!(sum.redirected, tally(6));
         assert_eq!(sum.passed, tally(12));
         assert_eq!(sum.to_peer, tally(18));
         assert_eq!(sum.to_host, tally(24));
-        assert_eq!(sum.dropped, [tally(30), tally(36), tally(42)]);
+        assert_eq!(sum.dropped, [30, 36, 42, 48, 54].map(tally));
+    }
+    #[test]
+    fn a_source_is_its_address_again() {
+        for text in ["10.0.0.1", "0.0.0.0", "fd00::1", "::ffff:10.0.0.1", "::"] {
+            let address: IpAddr = text.parse().unwrap();
+            let key = SourceKey::new(7, address);
+            assert_eq!(key.address(), Some(address));
+            assert_eq!(key.slot, 7);
+        }
+        assert_eq!(SourceKey { slot: 1, family: 0, address: [0; 16] }.address(), None);
+        let (short, long) = ("10.0.0.1".parse().unwrap(), "a00:1::".parse().unwrap());
+        assert_ne!(SourceKey::new(7, short), SourceKey::new(7, long));
     }
 }

@@ -5,12 +5,13 @@
 pub mod forward;
 pub mod frame;
 pub mod layout;
+pub mod spoof;
 pub mod verdict;
 
 pub use forward::{Decision, Tables, decide};
-pub use frame::{EthernetHeader, Frame, Mac};
+pub use frame::{EthernetHeader, Frame, Mac, Packet};
 pub use layout::{
     DEFAULT_CAPACITY, FdbKey, LAYOUT_VERSION, Port, PortCounters, PortKind, RedirectMode, SLOT_UNATTRIBUTED,
-    Tally, Target,
+    SOURCES_PER_SLOT, SourceKey, Tally, Target,
 };
 pub use verdict::{DropReason, Verdict};

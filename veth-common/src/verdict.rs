@@ -37,11 +37,19 @@ pub enum DropReason {
     MtuExceeded = 1,
     /// Sent to the host by a pod of a switch that has no gateway.
     NoGateway = 2,
+    /// Sent by a pod from a hardware address that is not its port's. Only where the port is
+    /// [checked](crate::Port::SPOOF_CHECK).
+    SpoofedMac = 3,
+    /// Sent by a pod from an IPv4 or IPv6 address that is not its port's, or claims such an address or another
+    /// hardware address in ARP or Neighbour Discovery, or cannot be judged. Only where the port is
+    /// [checked](crate::Port::SPOOF_CHECK).
+    SpoofedAddress = 4,
 }
 
 impl DropReason {
     /// Every reason, in the order of its number.
-    pub const ALL: [Self; 3] = [Self::NoPeer, Self::MtuExceeded, Self::NoGateway];
+    pub const ALL: [Self; 5] =
+        [Self::NoPeer, Self::MtuExceeded, Self::NoGateway, Self::SpoofedMac, Self::SpoofedAddress];
 
     /// How many reasons there are.
     pub const COUNT: usize = Self::ALL.len();
@@ -53,6 +61,8 @@ impl DropReason {
             Self::NoPeer => "no_peer",
             Self::MtuExceeded => "mtu_exceeded",
             Self::NoGateway => "no_gateway",
+            Self::SpoofedMac => "spoofed_mac",
+            Self::SpoofedAddress => "spoofed_address",
         }
     }
 

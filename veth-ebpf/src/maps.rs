@@ -2,13 +2,19 @@
 
 use aya_ebpf::{
     Global,
+    bindings::BPF_F_NO_PREALLOC,
     btf_maps::{Array, DevMap, HashMap, PerCpuArray},
     macros::btf_map,
 };
-use veth_common::{DEFAULT_CAPACITY, FdbKey, LAYOUT_VERSION, Port, PortCounters, Tables, Target};
+use veth_common::{
+    DEFAULT_CAPACITY, FdbKey, LAYOUT_VERSION, Port, PortCounters, SOURCES_PER_SLOT, SourceKey, Tables, Target,
+};
 
 /// Every map starts at this size.
 const ENTRIES: usize = DEFAULT_CAPACITY as usize;
+
+/// `SOURCES` starts at this size.
+const SOURCES_ENTRIES: usize = ENTRIES * SOURCES_PER_SLOT as usize;
 
 /// The port of an interface, by the low bits of its index: an array look-up is nearly free. The stored
 /// index is checked, and `PORTS_OVERFLOW` has the ports whose entry was taken.
@@ -22,6 +28,11 @@ static PORTS_OVERFLOW: HashMap<u32, Port, ENTRIES> = HashMap::new();
 /// Who owns an address in a forwarding domain.
 #[btf_map]
 static FDB: HashMap<FdbKey, Target, ENTRIES> = HashMap::new();
+
+/// The addresses that a checked port may send from. Not looked at for any other port, and without entries it takes no
+/// memory to speak of.
+#[btf_map]
+static SOURCES: HashMap<SourceKey, u8, SOURCES_ENTRIES, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 
 /// Host ends by slot. A `DEVMAP`, because the kernel empties an entry when its interface goes.
 #[btf_map]
@@ -59,8 +70,8 @@ static VETH_LAYOUT_VERSION: Global<u32> = Global::new(LAYOUT_VERSION);
 pub(crate) fn port(ifindex: u32) -> Option<&'static Port> {
     match PORTS.get(ifindex & PORTS_MASK.load()) {
         Some(port) if port.ifindex == ifindex => Some(port),
-        // SAFETY: entries are written before a program sees their interface. While it is attached only the redirect
-        // byte of the target changes; a reused entry would still be a whole `Port`.
+        // SAFETY: an entry is written before a program sees its interface, and emptied when it does no longer. While it
+        // is attached only the redirect byte of the target and the flags change; a reused entry would still be a whole `Port`.
         _ => unsafe { PORTS_OVERFLOW.get(ifindex) },
     }
 }
@@ -81,5 +92,11 @@ impl Tables for Maps {
     #[inline(always)]
     fn interface(&self, slot: u32) -> Option<u32> {
         self.targets.get_ifindex(slot)
+    }
+
+    #[inline(always)]
+    fn is_source(&self, key: &SourceKey) -> bool {
+        // SAFETY: the value is not read.
+        unsafe { SOURCES.get(key) }.is_some()
     }
 }

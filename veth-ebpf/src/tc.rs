@@ -6,7 +6,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use aya_log_ebpf::{debug, warn};
-use veth_common::{Decision, EthernetHeader, Frame, RedirectMode, decide};
+use veth_common::{Decision, EthernetHeader, Frame, Packet, RedirectMode, decide};
 
 use crate::{
     count::{self, Weight},
@@ -28,7 +28,7 @@ pub(crate) fn ingress(ctx: &TcContext) -> i32 {
         return TCX_NEXT;
     };
     let frame = Frame { header: header(ctx), length: skb.len, gso: skb.gso_size > 0 };
-    let decision = decide(port, &frame, &Maps { targets: &TARGETS });
+    let decision = decide(port, &frame, &Skb(ctx), &Maps { targets: &TARGETS });
     count::decision(port.slot, decision, weight);
 
     match decision {
@@ -75,9 +75,25 @@ pub(crate) const fn action(returned: i64) -> i32 {
 #[inline(always)]
 fn header(ctx: &TcContext) -> Option<&EthernetHeader> {
     let start = ctx.data();
-    if start + 14 > ctx.data_end() {
+    if start + size_of::<EthernetHeader>() > ctx.data_end() {
         return None;
     }
     // SAFETY: the verifier has seen the comparison above. The kernel aligns an Ethernet header to 2 at least.
     Some(unsafe { &*(start as *const EthernetHeader) })
+}
+
+/// The bytes of an `__sk_buff`, wherever the kernel keeps them.
+struct Skb<'a>(&'a TcContext);
+
+impl Packet for Skb<'_> {
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        self.0.load(offset as usize).ok()
+    }
+
+    #[inline(always)]
+    fn has_tag_beside(&self) -> bool {
+        // SAFETY: a valid context, whose fields the verifier checks one by one.
+        unsafe { (*self.0.skb.skb).vlan_present != 0 }
+    }
 }

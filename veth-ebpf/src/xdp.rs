@@ -1,16 +1,19 @@
 //! The XDP hook: what an `xdp_md` says, and what a decision means here.
 
-use aya_ebpf::{bindings::xdp_action, helpers::bpf_xdp_get_buff_len, programs::XdpContext};
+use core::mem::MaybeUninit;
+
+use aya_ebpf::{
+    bindings::xdp_action,
+    helpers::{bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
+    programs::XdpContext,
+};
 use aya_log_ebpf::{debug, warn};
-use veth_common::{Decision, EthernetHeader, Frame, decide};
+use veth_common::{Decision, EthernetHeader, Frame, Packet, decide, spoof::is_tag};
 
 use crate::{
     count::{self, Weight},
     maps::{self, Maps, XDP_TARGETS},
 };
-
-/// The ethertypes of 802.1Q and 802.1ad tags, as they stand in a frame.
-const TAGS: [u16; 2] = [0x8100_u16.to_be(), 0x88a8_u16.to_be()];
 
 /// A tag's length.
 const TAG_LENGTH: u32 = 4;
@@ -20,10 +23,10 @@ pub(crate) fn ingress(ctx: &XdpContext) -> u32 {
     // SAFETY: a valid context. A frame is far shorter than 4 GiB.
     #[expect(clippy::cast_possible_truncation, reason = "a frame is far shorter than 4 GiB")]
     let length = unsafe { bpf_xdp_get_buff_len(ctx.ctx) } as u32;
-    let head = head(ctx);
+    let header = header(ctx);
     // TC programs see the outer tag beside the frame and not in its length. Counters mean the same here.
-    let counted = match head {
-        Some(head) if TAGS.contains(&head.ethertype) => length - TAG_LENGTH,
+    let counted = match header {
+        Some(header) if is_tag(header.ethertype) => length - TAG_LENGTH,
         _ => length,
     };
     let weight = Weight { length: counted, gso_segments: 0 };
@@ -35,8 +38,8 @@ pub(crate) fn ingress(ctx: &XdpContext) -> u32 {
         debug!(ctx, "frame from interface {}, which is no port of ours: passed on", ifindex);
         return xdp_action::XDP_PASS;
     };
-    let frame = Frame { header: head.map(|head| &head.ethernet), length, gso: false };
-    let decision = decide(port, &frame, &Maps { targets: &XDP_TARGETS });
+    let frame = Frame { header, length, gso: false };
+    let decision = decide(port, &frame, &Buff(ctx), &Maps { targets: &XDP_TARGETS });
     count::decision(port.slot, decision, weight);
 
     match decision {
@@ -53,20 +56,34 @@ pub(crate) fn ingress(ctx: &XdpContext) -> u32 {
     }
 }
 
-/// What is looked at of a frame.
-#[repr(C)]
-struct Head {
-    ethernet: EthernetHeader,
-    ethertype: u16,
-}
-
 /// The Ethernet header, where the first buffer of the frame has a whole one.
 #[inline(always)]
-fn head(ctx: &XdpContext) -> Option<&Head> {
+fn header(ctx: &XdpContext) -> Option<&EthernetHeader> {
     let start = ctx.data();
-    if start + size_of::<Head>() > ctx.data_end() {
+    if start + size_of::<EthernetHeader>() > ctx.data_end() {
         return None;
     }
     // SAFETY: the verifier has seen the comparison above. The kernel aligns an Ethernet header to 2 at least.
-    Some(unsafe { &*(start as *const Head) })
+    Some(unsafe { &*(start as *const EthernetHeader) })
+}
+
+/// The bytes of an `xdp_md`, whichever of its buffers they are in.
+struct Buff<'a>(&'a XdpContext);
+
+impl Packet for Buff<'_> {
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
+        // SAFETY: a valid context, and as many bytes as there is room for.
+        #[expect(clippy::cast_possible_truncation, reason = "headers are short")]
+        let failed = unsafe { bpf_xdp_load_bytes(self.0.ctx, offset, bytes.as_mut_ptr().cast(), N as u32) };
+        // SAFETY: the helper has written all of them.
+        (failed == 0).then(|| unsafe { bytes.assume_init() })
+    }
+
+    /// XDP comes before the kernel moves a tag.
+    #[inline(always)]
+    fn has_tag_beside(&self) -> bool {
+        false
+    }
 }

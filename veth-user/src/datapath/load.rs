@@ -7,7 +7,7 @@ use aya::{
     maps::MapError,
     programs::{Program, ProgramFd, ProgramInfo, XdpMode},
 };
-use veth_common::DEFAULT_CAPACITY;
+use veth_common::{DEFAULT_CAPACITY, SOURCES_PER_SLOT};
 
 use super::{Error, Hook, object, pins::Pins};
 use crate::{state::Roots, topology::model::LogLevel};
@@ -28,7 +28,11 @@ pub const fn programs(hook: Hook) -> &'static [&'static str] {
 }
 
 /// Maps that are pinned. All grow with the topology.
-pub(super) const MAPS: [&str; 6] = ["PORTS", "PORTS_OVERFLOW", "FDB", TARGETS, XDP_TARGETS, "COUNTERS"];
+pub(super) const MAPS: [&str; 7] =
+    ["PORTS", "PORTS_OVERFLOW", "FDB", SOURCES, TARGETS, XDP_TARGETS, "COUNTERS"];
+
+/// Addresses that checked ports may send from: several for a port.
+pub(super) const SOURCES: &str = "SOURCES";
 
 /// Host ends by slot, for TC programs and for XDP: the kernel does not let both use one.
 const TARGETS: &str = "TARGETS";
@@ -68,7 +72,8 @@ pub fn load(roots: &Roots, topology: &str, options: &LoadOptions) -> Result<(), 
         .override_global("SET_PACKET_HOST", &set_packet_host, true)
         .override_global(aya_log::LEVEL, &log_level, true);
     for map in MAPS {
-        loader.map_max_entries(map, capacity);
+        let each = if map == SOURCES { SOURCES_PER_SLOT } else { 1 };
+        loader.map_max_entries(map, capacity * each);
     }
     let mut ebpf = load_object(&mut loader)?;
     let pins = Pins::create(roots, topology)?;

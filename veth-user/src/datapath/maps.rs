@@ -1,18 +1,19 @@
 //! Typed access to the maps.
 
-use std::path::Path;
+use std::{io, net::IpAddr, path::Path};
 
 use aya::{
     Pod,
-    maps::{Array, DevMap, HashMap, Map, MapData, MapInfo, PerCpuArray},
+    maps::{Array, DevMap, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray, PerCpuValues},
     programs::{SchedClassifier, Xdp},
+    util::nr_cpus,
 };
 use aya_obj::programs::XdpAttachType;
-use veth_common::{FdbKey, LAYOUT_VERSION, Port, PortCounters, Target};
+use veth_common::{FdbKey, LAYOUT_VERSION, Port, PortCounters, SourceKey, Target};
 
 use super::{
     Error, Hook,
-    load::{INGRESS, XDP, programs, targets},
+    load::{INGRESS, SOURCES, XDP, programs, targets},
     map_error,
     pins::Pins,
 };
@@ -26,6 +27,8 @@ pub struct Datapath {
     overflow: HashMap<MapData, u32, Port>,
     targets: DevMap<MapData>,
     fdb: HashMap<MapData, FdbKey, Target>,
+    sources: HashMap<MapData, SourceKey, u8>,
+    counters: Counters,
 }
 
 impl Datapath {
@@ -55,6 +58,8 @@ impl Datapath {
             ports: typed(Map::Array(open_pinned::<u32, Port>(&pins.map("PORTS"))?))?,
             overflow: typed(Map::HashMap(open_pinned::<u32, Port>(&pins.map("PORTS_OVERFLOW"))?))?,
             fdb: typed(Map::HashMap(open_pinned::<FdbKey, Target>(&pins.map("FDB"))?))?,
+            sources: typed(Map::HashMap(open_pinned::<SourceKey, u8>(&pins.map(SOURCES))?))?,
+            counters: Counters::open(&pins)?,
             pins,
             classifier,
             xdp,
@@ -91,11 +96,29 @@ impl Datapath {
         let failed = |source| map_error(format!("register interface {}", port.ifindex), source);
         let place = port.ifindex & (self.ports.len() - 1);
         let there = self.ports.get(&place, 0).map_err(failed)?;
-        if there.ifindex == 0 || there.ifindex == port.ifindex {
+        // A place that is free by now is of no use to a port in the overflow: it would be in both.
+        let is_free = there.ifindex == 0 && self.overflow.get(&port.ifindex, 0).is_err();
+        if is_free || there.ifindex == port.ifindex {
             self.ports.set(place, port, 0).map_err(failed)
         } else {
             self.overflow.insert(port.ifindex, port, 0).map_err(failed)
         }
+    }
+
+    /// Lets the programs forget a port: what comes in there passes, and is counted as nobody's. Succeeds if they do not
+    /// know it.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn remove_port(&mut self, ifindex: u32) -> Result<(), Error> {
+        let failed = |source| map_error(format!("forget interface {ifindex}"), source);
+        let place = ifindex & (self.ports.len() - 1);
+        let there = self.ports.get(&place, 0).map_err(failed)?;
+        if there.ifindex == ifindex {
+            self.ports.set(place, Port::default(), 0).map_err(failed)?;
+        }
+        gone(self.overflow.remove(&ifindex)).map_err(failed)
     }
 
     /// What the programs know of an interface.
@@ -116,6 +139,17 @@ impl Datapath {
         self.targets.set(slot, ifindex, None, 0).map_err(failed)
     }
 
+    /// Empties a slot before the kernel does, so that nothing is sent to it any more.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such slot.
+    pub fn remove_target(&mut self, slot: u32) -> Result<(), Error> {
+        let failed = |source| Error::kernel(format!("remove the target of slot {slot}"), source);
+        // The kernel takes 0 for "none" (`__dev_map_update_elem` in `kernel/bpf/devmap.c`).
+        self.targets.set(slot, 0, None, 0).map_err(failed)
+    }
+
     /// Tells the programs who owns an address.
     ///
     /// # Errors
@@ -129,6 +163,63 @@ impl Datapath {
     #[must_use]
     pub fn fdb(&self, key: FdbKey) -> Option<Target> {
         self.fdb.get(&key, 0).ok()
+    }
+
+    /// Lets the programs forget who owns an address: the bridge decides. Succeeds if they do not know it.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn remove_fdb(&mut self, key: FdbKey) -> Result<(), Error> {
+        gone(self.fdb.remove(&key)).map_err(|source| map_error(format!("forget {}", key.mac), source))
+    }
+
+    /// Lets a checked port ([`Port::SPOOF_CHECK`]) send from an address. Its own link-local address
+    /// ([`Mac::link_local`](veth_common::Mac::link_local)) is no exception.
+    ///
+    /// # Errors
+    ///
+    /// When the map is full.
+    pub fn set_source(&mut self, slot: u32, address: IpAddr) -> Result<(), Error> {
+        let failed = |source| map_error(format!("let slot {slot} send from {address}"), source);
+        self.sources.insert(SourceKey::new(slot, address), 1, 0).map_err(failed)
+    }
+
+    /// Lets a checked port send from an address no longer. Succeeds if it might not.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn remove_source(&mut self, slot: u32, address: IpAddr) -> Result<(), Error> {
+        let failed = |source| map_error(format!("let slot {slot} no longer send from {address}"), source);
+        gone(self.sources.remove(&SourceKey::new(slot, address))).map_err(failed)
+    }
+
+    /// The addresses that a port may send from where it is checked, in no order. Goes through those of all ports.
+    pub fn sources(&self, slot: u32) -> impl Iterator<Item = Result<IpAddr, Error>> + '_ {
+        self.sources.keys().filter_map(move |key| match key {
+            Ok(key) if key.slot == slot => key.address().map(Ok),
+            Ok(_) => None,
+            Err(source) => Some(Err(map_error(format!("read the addresses of slot {slot}"), source))),
+        })
+    }
+
+    /// Starts a slot's counters at zero, before another port gets it.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such slot.
+    pub fn clear_counters(&mut self, slot: u32) -> Result<(), Error> {
+        self.counters.clear(slot)
+    }
+}
+
+/// A removal that succeeds if there is nothing to remove.
+fn gone(removed: Result<(), MapError>) -> Result<(), MapError> {
+    match removed {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
     }
 }
 
@@ -170,6 +261,15 @@ impl Counters {
             sum.add(cpu);
         }
         Ok(sum)
+    }
+
+    /// Sets a slot's counters to zero on all CPUs.
+    fn clear(&mut self, slot: u32) -> Result<(), Error> {
+        let action = || format!("clear the counters of slot {slot}");
+        let cpus = nr_cpus().map_err(|(_, source)| Error::kernel(action(), source))?;
+        let zeroes = PerCpuValues::try_from(vec![PortCounters::default(); cpus])
+            .map_err(|source| Error::kernel(action(), source))?;
+        self.map.set(slot, zeroes, 0).map_err(|source| map_error(action(), source))
     }
 }
 

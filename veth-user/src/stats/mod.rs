@@ -228,7 +228,7 @@ mod tests {
         let counted = PortCounters {
             redirected: tally(5, 6),
             passed: tally(3, 3),
-            dropped: [tally(1, 1), tally(2, 2), tally(4, 4)],
+            dropped: [tally(1, 1), tally(2, 2), tally(4, 4), tally(0, 0), tally(0, 0)],
             ..PortCounters::default()
         };
         let port = PortStats::new(None, "eth0", "wire-ns1", "wire", &counted, None);

@@ -1,6 +1,6 @@
 //! Frames made by hand.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use veth_common::Mac;
 
@@ -12,6 +12,24 @@ pub const ETHERTYPE_VLAN: u16 = 0x8100;
 pub const ETHERTYPE_QINQ: u16 = 0x88a8;
 /// IPv4.
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
+/// ARP.
+pub const ETHERTYPE_ARP: u16 = 0x0806;
+/// IPv6.
+pub const ETHERTYPE_IPV6: u16 = 0x86dd;
+
+/// IPv6 "next header" numbers.
+pub const UDP: u8 = 17;
+/// A fragment header.
+pub const FRAGMENT: u8 = 44;
+/// ICMPv6.
+pub const ICMPV6: u8 = 58;
+/// Destination options.
+pub const DESTINATION_OPTIONS: u8 = 60;
+
+/// ICMPv6 types.
+pub const NEIGHBOUR_SOLICITATION: u8 = 135;
+/// The answer to a solicitation.
+pub const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 
 /// An Ethernet frame.
 #[must_use]
@@ -23,6 +41,34 @@ pub fn ethernet(destination: Mac, source: Mac, ethertype: u16, payload: &[u8]) -
 #[must_use]
 pub fn tagged(vlan: u16, ethertype: u16, payload: &[u8]) -> Vec<u8> {
     [&vlan.to_be_bytes()[..], &ethertype.to_be_bytes(), payload].concat()
+}
+
+/// What stands behind the ethertype of ARP: a request (1) or an answer (2).
+#[must_use]
+pub fn arp(operation: u8, mac: Mac, from: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
+    [&[0, 1, 8, 0, 6, 4, 0, operation], &mac.bytes()[..], &from.octets(), &[0; 6], &to.octets()].concat()
+}
+
+/// An IPv6 packet.
+#[must_use]
+pub fn ipv6(from: Ipv6Addr, to: Ipv6Addr, next: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(payload.len()).unwrap().to_be_bytes();
+    [&[0x60, 0, 0, 0][..], &length, &[next, 255], &from.octets(), &to.octets(), payload].concat()
+}
+
+/// A message of Neighbour Discovery about a target, with a link-layer address option of the kind that belongs to
+/// it. Without a checksum.
+#[must_use]
+pub fn neighbour(kind: u8, target: Ipv6Addr, mac: Mac) -> Vec<u8> {
+    let option = if kind == NEIGHBOUR_ADVERTISEMENT { 2 } else { 1 };
+    [&[kind, 0, 0, 0, 0, 0, 0, 0][..], &target.octets(), &[option, 1], &mac.bytes()].concat()
+}
+
+/// An extension header of eight bytes in front of a payload: destination options that do nothing, or, as a fragment
+/// header, one that fragments nothing.
+#[must_use]
+pub fn extension(next: u8, payload: &[u8]) -> Vec<u8> {
+    [&[next, 0, 0, 0, 0, 0, 0, 0], payload].concat()
 }
 
 /// An IPv4 datagram with UDP in it, whole or as fragments of `fragment` bytes of payload.

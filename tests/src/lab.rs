@@ -4,6 +4,7 @@
 
 use std::{
     io::Read as _,
+    net::IpAddr,
     os::unix::process::ExitStatusExt as _,
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
@@ -30,15 +31,16 @@ use nix::{
 };
 use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 use serde_json::Value;
-use veth_common::LAYOUT_VERSION;
+use veth_common::{LAYOUT_VERSION, Mac, Port};
 use veth_user::{
-    datapath::Hook,
+    datapath::{Datapath, Hook, pins::Pins},
     net::{
         Netlink, Netns,
         link::{Link, LinkStats},
         tc::Direction,
     },
     probe::{Peer, Scratch},
+    state::{DEFAULT_PIN_DIR, DEFAULT_STATE_DIR, Roots},
 };
 
 use crate::hook;
@@ -209,6 +211,42 @@ impl Lab {
             assert!(start.elapsed() < PATIENCE, "{topology} does not come to rest");
             before = after;
         }
+    }
+
+    /// Does something with the programs and maps of a topology that is up.
+    pub fn datapath<T: Send + 'static>(
+        &self,
+        hook: Hook,
+        topology: &'static str,
+        work: impl FnOnce(&mut Datapath) -> T + Send + 'static,
+    ) -> T {
+        self.run(move || {
+            let pins = Pins::new(
+                &Roots { state: DEFAULT_STATE_DIR.into(), pins: DEFAULT_PIN_DIR.into() },
+                LAYOUT_VERSION,
+                topology,
+            );
+            work(&mut Datapath::open(pins, hook).unwrap())
+        })
+    }
+
+    /// Lets the programs check what comes from a port.
+    pub fn spoof_check(
+        &self,
+        hook: Hook,
+        topology: &'static str,
+        link: &str,
+        mac: Mac,
+        addresses: Vec<IpAddr>,
+    ) {
+        let ifindex = self.link(link).index;
+        self.datapath(hook, topology, move |datapath| {
+            let port = datapath.port(ifindex).unwrap();
+            for address in addresses {
+                datapath.set_source(port.slot, address).unwrap();
+            }
+            datapath.set_port(&Port { flags: Port::SPOOF_CHECK, mac, ..port }).unwrap();
+        });
     }
 
     /// What `bpf_redirect_peer` does here, by the same experiment that `veth up` makes.

@@ -1,6 +1,8 @@
 //! The programs, run by `BPF_PROG_TEST_RUN` with frames made by hand, against the maps that `veth up` has filled.
 #![expect(clippy::unwrap_used, reason = "everything in a test panics when it fails")]
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use aya::{
     TestRun as _, TestRunOptions,
     programs::{ProgramInfo, SchedClassifier, Xdp},
@@ -8,7 +10,7 @@ use aya::{
 use aya_obj::programs::XdpAttachType;
 use rtnetlink::LinkMessageBuilder;
 use serde_json::Value;
-use veth_common::Mac;
+use veth_common::{FdbKey, Mac};
 use veth_tests::{
     Lab, for_each_hook, frame,
     lab::{pins, set_link, xdp_md},
@@ -36,6 +38,10 @@ for_each_hook!(
     the_longest_frame_that_fits_goes_fast,
     wire_carries_everything_and_names_what_does_not_fit,
     nothing_enters_the_host_from_a_switch_without_a_gateway,
+    what_a_pod_forges_is_dropped_and_named,
+    what_a_pod_says_in_its_own_name_is_not_dropped,
+    a_port_that_is_not_checked_may_forge,
+    what_was_removed_is_forgotten,
     frames_of_a_stranger_interface_pass_and_are_counted_as_nobodys,
 );
 
@@ -250,6 +256,268 @@ fn nothing_enters_the_host_from_a_switch_without_a_gateway(hook: Hook) {
     let (action, growth) = bench.grows(|bench| bench.run("br-switch", &frame, PLAIN));
     assert_eq!(action, Action::Drop);
     assert_eq!(growth.of("br-switch", "/dropped/no_gateway"), [1, 60, 1]);
+}
+
+/// What a checked pod is: its own addresses, and those of another.
+struct Names {
+    own: (Mac, Ipv4Addr, Ipv6Addr),
+    other: (Mac, Ipv4Addr, Ipv6Addr),
+}
+
+impl Names {
+    fn new(bench: &Bench) -> Self {
+        let names = |pod: u8| {
+            let mac = bench.mac(&format!("pod{pod}"));
+            (mac, Ipv4Addr::new(192, 0, 2, pod), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, pod.into()))
+        };
+        Self { own: names(1), other: names(2) }
+    }
+
+    fn check(&self, bench: &Bench) {
+        let (mac, v4, v6) = self.own;
+        let addresses = vec![v4.into(), v6.into(), mac.link_local().into()];
+        bench.lab.spoof_check(bench.hook, bench.topology, "switch-pod1", mac, addresses);
+    }
+
+    /// What a pod may forge in what follows the source address, with the ethertype in front.
+    fn forged(&self) -> Vec<(&'static str, u16, Vec<u8>)> {
+        use frame::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, neighbour};
+        let ((mac, v4, v6), (other_mac, other_v4, other_v6)) = (self.own, self.other);
+        let ipv6 = |next, payload: &[u8]| frame::ipv6(v6, other_v6, next, payload);
+        let hidden = neighbour(frame::NEIGHBOUR_ADVERTISEMENT, other_v6, mac);
+        vec![
+            ("IPv4", ETHERTYPE_IPV4, ipv4(other_v4, v4)),
+            ("IPv4 without an address", ETHERTYPE_IPV4, ipv4(Ipv4Addr::UNSPECIFIED, other_v4)),
+            ("IPv6", ETHERTYPE_IPV6, frame::ipv6(other_v6, v6, frame::UDP, &[0; 8])),
+            ("IPv6 without an address", ETHERTYPE_IPV6, frame::ipv6(NOBODY, other_v6, frame::UDP, &[0; 8])),
+            ("IPv6 link-local", ETHERTYPE_IPV6, frame::ipv6(other_mac.link_local(), v6, frame::UDP, &[0; 8])),
+            ("ARP request, hardware", ETHERTYPE_ARP, frame::arp(1, other_mac, v4, other_v4)),
+            ("ARP answer, hardware", ETHERTYPE_ARP, frame::arp(2, other_mac, v4, other_v4)),
+            ("ARP request, protocol", ETHERTYPE_ARP, frame::arp(1, mac, other_v4, v4)),
+            ("ARP answer, protocol", ETHERTYPE_ARP, frame::arp(2, mac, other_v4, v4)),
+            ("ARP probe, hardware", ETHERTYPE_ARP, frame::arp(1, other_mac, Ipv4Addr::UNSPECIFIED, v4)),
+            (
+                "advertisement, target",
+                ETHERTYPE_IPV6,
+                ipv6(frame::ICMPV6, &neighbour(frame::NEIGHBOUR_ADVERTISEMENT, other_v6, mac)),
+            ),
+            (
+                "advertisement, option",
+                ETHERTYPE_IPV6,
+                ipv6(frame::ICMPV6, &neighbour(frame::NEIGHBOUR_ADVERTISEMENT, v6, other_mac)),
+            ),
+            (
+                "solicitation, option",
+                ETHERTYPE_IPV6,
+                ipv6(frame::ICMPV6, &neighbour(frame::NEIGHBOUR_SOLICITATION, other_v6, other_mac)),
+            ),
+            (
+                "advertisement behind options",
+                ETHERTYPE_IPV6,
+                ipv6(frame::DESTINATION_OPTIONS, &frame::extension(frame::ICMPV6, &hidden)),
+            ),
+            (
+                "advertisement as a fragment",
+                ETHERTYPE_IPV6,
+                ipv6(frame::FRAGMENT, &frame::extension(frame::ICMPV6, &hidden)),
+            ),
+            (
+                "more extension headers than anybody has",
+                ETHERTYPE_IPV6,
+                ipv6(
+                    frame::DESTINATION_OPTIONS,
+                    &(0..6).fold(frame::extension(frame::UDP, &[0; 8]), |inner, _| {
+                        frame::extension(frame::DESTINATION_OPTIONS, &inner)
+                    }),
+                ),
+            ),
+        ]
+    }
+
+    /// The same with honest values, and what a pod says before it has an address.
+    fn honest(&self) -> Vec<(&'static str, u16, Vec<u8>)> {
+        use frame::{ETHERTYPE_ARP, ETHERTYPE_EXPERIMENTAL, ETHERTYPE_IPV4, ETHERTYPE_IPV6, neighbour};
+        let ((mac, v4, v6), (_, other_v4, other_v6)) = (self.own, self.other);
+        let ipv6 = |from, next, payload: &[u8]| frame::ipv6(from, other_v6, next, payload);
+        let advertisement = neighbour(frame::NEIGHBOUR_ADVERTISEMENT, v6, mac);
+        let solicitation = neighbour(frame::NEIGHBOUR_SOLICITATION, other_v6, mac);
+        vec![
+            ("something else", ETHERTYPE_EXPERIMENTAL, vec![0; 46]),
+            ("IPv4", ETHERTYPE_IPV4, ipv4(v4, other_v4)),
+            ("DHCP", ETHERTYPE_IPV4, ipv4(Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST)),
+            ("IPv6", ETHERTYPE_IPV6, ipv6(v6, frame::UDP, &[0; 8])),
+            ("IPv6 link-local", ETHERTYPE_IPV6, ipv6(mac.link_local(), frame::UDP, &[0; 8])),
+            ("ARP request", ETHERTYPE_ARP, frame::arp(1, mac, v4, other_v4)),
+            ("ARP answer", ETHERTYPE_ARP, frame::arp(2, mac, v4, other_v4)),
+            ("ARP probe", ETHERTYPE_ARP, frame::arp(1, mac, Ipv4Addr::UNSPECIFIED, v4)),
+            ("advertisement", ETHERTYPE_IPV6, ipv6(v6, frame::ICMPV6, &advertisement)),
+            ("solicitation", ETHERTYPE_IPV6, ipv6(v6, frame::ICMPV6, &solicitation)),
+            (
+                "advertisement behind options",
+                ETHERTYPE_IPV6,
+                ipv6(v6, frame::DESTINATION_OPTIONS, &frame::extension(frame::ICMPV6, &advertisement)),
+            ),
+            ("duplicate address detection", ETHERTYPE_IPV6, ipv6(NOBODY, frame::ICMPV6, &solicitation[..24])),
+            (
+                "six extension headers",
+                ETHERTYPE_IPV6,
+                ipv6(
+                    v6,
+                    frame::DESTINATION_OPTIONS,
+                    &(0..5).fold(frame::extension(frame::UDP, &[0; 8]), |inner, _| {
+                        frame::extension(frame::DESTINATION_OPTIONS, &inner)
+                    }),
+                ),
+            ),
+        ]
+    }
+}
+
+const NOBODY: Ipv6Addr = Ipv6Addr::UNSPECIFIED;
+
+fn ipv4(from: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
+    frame::udp(from, to, 9, &[0; 8], 64).remove(0)
+}
+
+/// Payloads as they are, and behind one and two tags.
+fn with_tags(payloads: &[(&'static str, u16, Vec<u8>)]) -> Vec<(String, u16, Vec<u8>)> {
+    let tags = [&[][..], &[frame::ETHERTYPE_VLAN], &[frame::ETHERTYPE_VLAN, frame::ETHERTYPE_QINQ]];
+    let wrap = |(what, ethertype, payload): &(&str, u16, Vec<u8>), tags: &[u16]| {
+        let (ethertype, payload) =
+            tags.iter().fold((*ethertype, payload.clone()), |(inner, payload), tag| {
+                (*tag, frame::tagged(7, inner, &payload))
+            });
+        (format!("{what} behind {} tags", tags.len()), ethertype, payload)
+    };
+    payloads.iter().flat_map(|payload| tags.iter().map(move |tags| wrap(payload, tags))).collect()
+}
+
+/// Runs frames from pod1 to pod2, each of which must be dropped or not, and returns what they add up to in counters and
+/// what the counters have grown by.
+fn add_up(
+    bench: &Bench,
+    source: Mac,
+    payloads: &[(String, u16, Vec<u8>)],
+    drops: bool,
+) -> ([u64; 3], Growth) {
+    let destination = bench.mac("pod2");
+    let (mut packets, mut bytes) = (0, 0);
+    let (_, growth) = bench.grows(|bench| {
+        for (what, ethertype, payload) in payloads {
+            let mut frame = frame::ethernet(destination, source, *ethertype, payload);
+            frame.resize(frame.len().max(60), 0);
+            let action = bench.run("switch-pod1", &frame, PLAIN);
+            assert_eq!(action, if drops { Action::Drop } else { Action::Redirect }, "{what}");
+            let is_tagged = [frame::ETHERTYPE_VLAN, frame::ETHERTYPE_QINQ].contains(ethertype);
+            packets += 1;
+            bytes +=
+                u64::try_from(frame.len()).unwrap() - if bench.hook.is_xdp() && is_tagged { 4 } else { 0 };
+        }
+        Action::Drop
+    });
+    ([packets, bytes, packets], growth)
+}
+
+fn what_a_pod_forges_is_dropped_and_named(hook: Hook) {
+    let bench = Bench::switch(hook);
+    let names = Names::new(&bench);
+    names.check(&bench);
+
+    let (sum, growth) = add_up(&bench, names.own.0, &with_tags(&names.forged()), true);
+    assert_eq!(growth.of("switch-pod1", "/dropped/spoofed_address"), sum);
+    assert_eq!(growth.of("switch-pod1", "/dropped/spoofed_mac"), NOTHING);
+    assert_eq!(growth.of("switch-pod1", "/rx"), sum);
+
+    // The hardware address comes first, whatever is in the frame.
+    let all = with_tags(&[names.forged(), names.honest()].concat());
+    let (sum, growth) = add_up(&bench, names.other.0, &all, true);
+    assert_eq!(growth.of("switch-pod1", "/dropped/spoofed_mac"), sum);
+    assert_eq!(growth.of("switch-pod1", "/dropped/spoofed_address"), NOTHING);
+    assert_eq!(growth.of("switch-pod1", "/rx"), sum);
+    assert_eq!(growth.of("switch-pod2", "/tx"), NOTHING);
+
+    // What would go to the bridge is dropped too.
+    let frame = raw(BROADCAST, names.other.0, 60);
+    assert_eq!(bench.run("switch-pod1", &frame, PLAIN), Action::Drop);
+    // A third tag might hide anything.
+    let inner = (0..3).fold(ipv4(names.own.1, names.other.1), |inner, depth| {
+        let ethertype = if depth == 0 { frame::ETHERTYPE_IPV4 } else { frame::ETHERTYPE_VLAN };
+        frame::tagged(7, ethertype, &inner)
+    });
+    let frame = frame::ethernet(names.other.0, names.own.0, frame::ETHERTYPE_VLAN, &inner);
+    assert_eq!(bench.run("switch-pod1", &frame, PLAIN), Action::Drop);
+}
+
+fn what_a_pod_says_in_its_own_name_is_not_dropped(hook: Hook) {
+    let bench = Bench::switch(hook);
+    let names = Names::new(&bench);
+    names.check(&bench);
+    let (sum, growth) = add_up(&bench, names.own.0, &with_tags(&names.honest()), false);
+    assert_eq!(growth.of("switch-pod1", "/redirected"), sum);
+    assert_eq!(growth.of("switch-pod1", "/rx"), sum);
+    let frame = raw(BROADCAST, names.own.0, 60);
+    assert_eq!(bench.run("switch-pod1", &frame, PLAIN), Action::Next);
+}
+
+fn a_port_that_is_not_checked_may_forge(hook: Hook) {
+    let bench = Bench::switch(hook);
+    let names = Names::new(&bench);
+    let (sum, growth) = add_up(&bench, names.own.0, &with_tags(&names.forged()), false);
+    assert_eq!(growth.of("switch-pod1", "/redirected"), sum);
+    let strange = Mac::new([2, 0, 0, 0, 0, 0xee]);
+    let (sum, growth) = add_up(&bench, strange, &with_tags(&names.forged()), false);
+    assert_eq!(growth.of("switch-pod1", "/redirected"), sum);
+}
+
+fn what_was_removed_is_forgotten(hook: Hook) {
+    let bench = Bench::switch(hook);
+    let names = Names::new(&bench);
+    names.check(&bench);
+    let link = bench.lab.link("switch-pod1").index;
+    let (slot, ip) =
+        (bench.lab.datapath(hook, "switch", move |datapath| datapath.port(link).unwrap().slot), names.own.1);
+    let frame = frame::ethernet(names.other.0, names.own.0, frame::ETHERTYPE_IPV4, &ipv4(ip, names.other.1));
+    let run = || bench.run("switch-pod1", &frame, PLAIN);
+    assert_eq!(run(), Action::Redirect);
+
+    let before = bench.lab.datapath(hook, "switch", move |datapath| {
+        let before: Vec<IpAddr> = datapath.sources(slot).collect::<Result<_, _>>().unwrap();
+        datapath.remove_source(slot, ip.into()).unwrap();
+        datapath.remove_source(slot, ip.into()).unwrap();
+        let after: Vec<IpAddr> = datapath.sources(slot).collect::<Result<_, _>>().unwrap();
+        assert!(before.contains(&ip.into()) && !after.contains(&ip.into()), "{before:?} {after:?}");
+        assert_eq!(datapath.sources(slot + 1).count(), 0);
+        before
+    });
+    assert_eq!(before.len(), 3);
+    assert_eq!(run(), Action::Drop);
+
+    bench.lab.datapath(hook, "switch", move |datapath| datapath.set_source(slot, ip.into()).unwrap());
+    assert_eq!(run(), Action::Redirect);
+    let two = names.other.0;
+    bench.lab.datapath(hook, "switch", move |datapath| {
+        let key = FdbKey { domain: datapath.port(link).unwrap().domain, mac: two };
+        let target = datapath.fdb(key).unwrap();
+        datapath.remove_fdb(key).unwrap();
+        datapath.remove_fdb(key).unwrap();
+        assert_eq!(datapath.fdb(key), None);
+        datapath.set_fdb(key, &target).unwrap();
+        datapath.remove_target(target.slot).unwrap();
+        datapath.remove_target(target.slot).unwrap();
+    });
+    assert_eq!(run(), Action::Next, "the far pod has no target");
+
+    assert_ne!(bench.lab.quiet_stats("switch")["ports"][0]["rx"]["packets"], 0);
+    bench.lab.datapath(hook, "switch", move |datapath| datapath.clear_counters(slot).unwrap());
+    assert_eq!(bench.lab.stats("switch")["ports"][0]["rx"]["packets"], 0);
+
+    bench.lab.datapath(hook, "switch", move |datapath| {
+        datapath.remove_port(link).unwrap();
+        datapath.remove_port(link).unwrap();
+        assert_eq!(datapath.port(link), None);
+    });
+    assert_eq!(run(), Action::Next);
+    assert_eq!(bench.lab.stats("switch")["ports"][0]["rx"]["packets"], 0, "counted as nobody's");
 }
 
 fn frames_of_a_stranger_interface_pass_and_are_counted_as_nobodys(hook: Hook) {

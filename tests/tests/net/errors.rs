@@ -157,7 +157,7 @@ fn a_pinned_map_that_is_not_ours() {
         std::fs::rename(folder.join("map_PORTS"), folder.join("map_COUNTERS")).unwrap();
     });
     let error = lab.refused(&["stats"]);
-    let expected = format!("map_COUNTERS is not of layout {LAYOUT_VERSION}: the value's size is 32");
+    let expected = format!("map_COUNTERS is not of layout {LAYOUT_VERSION}: the value's size is 40");
     assert!(error.contains(&expected), "{error}");
 }
 

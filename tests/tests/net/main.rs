@@ -9,6 +9,7 @@ mod forwarding;
 mod isolation;
 mod kill;
 mod lifecycle;
+mod spoof;
 mod switch;
 mod traffic;
 mod traps;

@@ -115,22 +115,30 @@ pub struct SourceKey {
     pub slot: u32,
     /// 4 or 6.
     pub family: u32,
-    /// The address in the order of the frame. An IPv4 address is in the first four bytes, and the rest is zero.
-    pub address: [u8; 16],
+    /// The address in the order of the frame, as words because programs write it so. An IPv4 address is the first, and the
+    /// others are zero.
+    pub address: [u32; 4],
 }
 
 impl SourceKey {
     /// The key of an IPv4 address.
     #[must_use]
     #[inline(always)]
-    pub const fn v4(slot: u32, [a, b, c, d]: [u8; 4]) -> Self {
-        Self { slot, family: 4, address: [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0] }
+    pub const fn v4(slot: u32, address: [u8; 4]) -> Self {
+        Self { slot, family: 4, address: [u32::from_ne_bytes(address), 0, 0, 0] }
     }
 
     /// The key of an IPv6 address.
     #[must_use]
     #[inline(always)]
     pub const fn v6(slot: u32, address: [u8; 16]) -> Self {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address;
+        let address = [
+            u32::from_ne_bytes([a, b, c, d]),
+            u32::from_ne_bytes([e, f, g, h]),
+            u32::from_ne_bytes([i, j, k, l]),
+            u32::from_ne_bytes([m, n, o, p]),
+        ];
         Self { slot, family: 6, address }
     }
 
@@ -147,9 +155,13 @@ impl SourceKey {
     #[must_use]
     pub const fn address(&self) -> Option<IpAddr> {
         let Self { slot: _, family, address } = *self;
-        match (family, address) {
-            (4, [a, b, c, d, ..]) => Some(IpAddr::V4(Ipv4Addr::new(a, b, c, d))),
-            (6, address) => Some(IpAddr::V6(Ipv6Addr::from_octets(address))),
+        let [first, second, third, fourth] = address;
+        let [a, b, c, d] = first.to_ne_bytes();
+        let ([e, f, g, h], [i, j, k, l]) = (second.to_ne_bytes(), third.to_ne_bytes());
+        let [m, n, o, p] = fourth.to_ne_bytes();
+        match family {
+            4 => Some(IpAddr::V4(Ipv4Addr::new(a, b, c, d))),
+            6 => Some(IpAddr::V6(Ipv6Addr::from_octets([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]))),
             _ => None,
         }
     }
@@ -289,7 +301,7 @@ mod tests {
             assert_eq!(key.address(), Some(address));
             assert_eq!(key.slot, 7);
         }
-        assert_eq!(SourceKey { slot: 1, family: 0, address: [0; 16] }.address(), None);
+        assert_eq!(SourceKey { slot: 1, family: 0, address: [0; 4] }.address(), None);
         let (short, long) = ("10.0.0.1".parse().unwrap(), "a00:1::".parse().unwrap());
         assert_ne!(SourceKey::new(7, short), SourceKey::new(7, long));
     }

@@ -1,6 +1,7 @@
 //! The project's own tasks: `cargo xtask <task>`, one module each.
 
 mod apt;
+mod bench;
 mod build;
 mod ci;
 mod command;
@@ -38,6 +39,9 @@ enum Task {
     Run(run::Arguments),
     /// Run the tests: those of the programs and of the network as root.
     Test(test::Arguments),
+    /// Measure veth beside its alternatives, as root, in a throw-away host.
+    #[command(subcommand)]
+    Bench(bench::Benchmark),
     /// Check format, code, documents, spelling and licences.
     Lint,
     /// Do all that decides whether a change is good: lint, test, a short run.
@@ -53,6 +57,7 @@ fn main() -> Result<()> {
         Task::Build(arguments) => build::run(&workspace, &arguments),
         Task::Run(arguments) => run::run(&workspace, arguments),
         Task::Test(arguments) => test::run(&workspace, &arguments),
+        Task::Bench(benchmark) => bench::run(&workspace, benchmark),
         Task::Lint => lint::run(&workspace),
         Task::Ci => ci::run(&workspace),
     }

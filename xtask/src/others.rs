@@ -1,6 +1,10 @@
-//! Programs of others that veth is tested beside, or uses: xdp-filter, tc and Open vSwitch, the real ones.
+//! Programs of others that veth is tested and measured beside, or uses: xdp-filter, tc, Open vSwitch and the CNI
+//! plugins, the real ones.
 
-use std::{collections::HashSet, path::PathBuf};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -37,6 +41,29 @@ pub(crate) fn find_or_get(workspace: &Workspace) -> Result<PathBuf> {
             .with_context(|| format!("get {}; or install them: {by_hand}", PROGRAMS.join(" and ")))?;
     }
     Ok(root)
+}
+
+/// What the reference CNI plugins are in, and where Debian keeps them.
+const CNI_PACKAGE: &str = "containernetworking-plugins";
+const CNI_FOLDER: &str = "usr/lib/cni";
+
+/// The folder of the reference CNI plugins `bridge` and `host-local`: the system's, or one that Debian's package is
+/// unpacked in.
+pub(crate) fn find_or_get_cni(workspace: &Workspace) -> Result<PathBuf> {
+    let has_plugins =
+        |folder: &PathBuf| ["bridge", "host-local"].iter().all(|plugin| folder.join(plugin).is_file());
+    let root = workspace.target.join("cni");
+    let mut folders =
+        [Path::new("/").join(CNI_FOLDER), "/opt/cni/bin".into(), root.join(CNI_FOLDER)].into_iter();
+    if let Some(folder) = folders.find(has_plugins) {
+        return Ok(folder);
+    }
+    ensure!(apt::is_here(), "there are no CNI plugins, and no apt to get {CNI_PACKAGE} by: install it");
+    apt::remove(&root)?;
+    // Without iptables, which they call for masquerading only.
+    apt::get(workspace, &[CNI_PACKAGE], |_, _| false, &root)
+        .with_context(|| format!("get {CNI_PACKAGE}; or install it"))?;
+    Ok(root.join(CNI_FOLDER))
 }
 
 fn is_wanted(name: &str, installed: &HashSet<&str>) -> bool {

@@ -1,0 +1,27 @@
+//! `cargo xtask bench`: veth measured beside its alternatives, in the same run and on the same machine.
+
+mod contestant;
+mod host;
+mod kernel;
+mod process;
+mod report;
+mod up;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+use crate::workspace::Workspace;
+
+/// What to measure.
+#[derive(Subcommand)]
+pub(crate) enum Benchmark {
+    /// How long a topology takes to come and to go: veth, iproute2, the reference CNI plugin, the bare kernel.
+    Up(up::Arguments),
+}
+
+/// Measures it.
+pub(crate) fn run(workspace: &Workspace, benchmark: Benchmark) -> Result<()> {
+    match benchmark {
+        Benchmark::Up(arguments) => up::run(workspace, arguments),
+    }
+}

@@ -15,6 +15,7 @@ pub mod need;
 pub mod nft;
 pub mod packet;
 pub mod pair;
+pub mod topology;
 pub mod traffic;
 
 pub use lab::{Finished, Lab, Running};

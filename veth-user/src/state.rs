@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use veth_common::LAYOUT_VERSION;
 
 use crate::{
+    net::sysctl::Forwarding,
     probe::Selection,
     topology::{
         Topology,
@@ -106,8 +107,14 @@ pub struct Record {
     /// the topology, so nothing has to be changed back.
     #[serde(default)]
     pub changed_features: Vec<String>,
+    /// How many slots its maps have.
+    #[serde(default)]
+    pub capacity: u32,
     /// What was declared.
     pub topology: Topology,
+    /// What there was before, while it is being changed.
+    #[serde(default)]
+    pub before: Option<Topology>,
 }
 
 impl Record {
@@ -127,8 +134,15 @@ impl Record {
             phase: Phase::Changing,
             selection,
             changed_features: Vec::new(),
+            capacity: 0,
             topology,
+            before: None,
         })
+    }
+
+    /// Everything that may be there of it: what was declared, and what there was before.
+    pub fn topologies(&self) -> impl Iterator<Item = &Topology> {
+        std::iter::once(&self.topology).chain(&self.before)
     }
 
     /// Whether it was made before the machine was started last, so that nothing of it exists.
@@ -172,6 +186,17 @@ impl Roots {
         self.state.join("rcu-expedited")
     }
 
+    /// The note of what the host forwarded before us.
+    fn forwarding_note_path(&self) -> PathBuf {
+        self.state.join("forwarding")
+    }
+
+    /// Where the Open vSwitch of a topology keeps what it needs. A short name: it becomes a part of those of sockets.
+    #[must_use]
+    pub fn ovs_folder(&self, name: &str) -> PathBuf {
+        self.state.join(format!("{name}.ovs"))
+    }
+
     /// The note that the bpffs was mounted by us, and where.
     fn mount_note_path(&self) -> PathBuf {
         self.state.join("bpffs-mount")
@@ -193,11 +218,13 @@ impl Roots {
             Ok(record) => record,
             Err(source) => return Err(Error::Unreadable { path, source }),
         };
-        let valid = if record.topology.name == name {
-            record.topology.validate()
-        } else {
-            Err(Invalid::Renamed(record.topology.name.clone()))
-        };
+        let valid = record.topologies().try_for_each(|topology| {
+            if topology.name == name {
+                topology.validate()
+            } else {
+                Err(Invalid::Renamed(topology.name.clone()))
+            }
+        });
         match valid {
             Ok(()) => Ok(Some(record)),
             Err(source) => Err(Error::Damaged { path, source }),
@@ -326,6 +353,46 @@ impl Roots {
     /// When it cannot be removed.
     pub fn remove_hurry_note(&self) -> Result<(), Error> {
         remove_if_there(&self.hurry_note_path())
+    }
+
+    /// Remembers what the host forwarded before us, unless that is remembered already.
+    ///
+    /// # Errors
+    ///
+    /// When the folder cannot be written.
+    pub fn note_forwarding(&self, before: Forwarding) -> Result<(), Error> {
+        let path = self.forwarding_note_path();
+        if path.exists() {
+            return Ok(());
+        }
+        let Forwarding { ipv4, ipv6 } = before;
+        fs::write(&path, format!("{} {}\n", u8::from(ipv4), u8::from(ipv6))).map_err(io_error("write", &path))
+    }
+
+    /// What the host forwarded before us, if we changed it.
+    ///
+    /// # Errors
+    ///
+    /// When the note cannot be read.
+    pub fn forwarding_note(&self) -> Result<Option<Forwarding>, Error> {
+        let path = self.forwarding_note_path();
+        match fs::read_to_string(&path) {
+            Ok(text) => {
+                let (ipv4, ipv6) = text.trim().split_once(' ').unwrap_or_default();
+                Ok(Some(Forwarding { ipv4: ipv4 == "1", ipv6: ipv6 == "1" }))
+            }
+            Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(io_error("read", &path)(source)),
+        }
+    }
+
+    /// Takes that note back.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be removed.
+    pub fn remove_forwarding_note(&self) -> Result<(), Error> {
+        remove_if_there(&self.forwarding_note_path())
     }
 
     /// Remembers that the bpffs was mounted by us.

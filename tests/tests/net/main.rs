@@ -11,6 +11,7 @@ mod kill;
 mod lifecycle;
 mod spoof;
 mod switch;
+mod topology;
 mod traffic;
 mod traps;
 mod wire;

@@ -3,16 +3,18 @@
 mod doctor;
 mod down;
 mod exec;
+mod init;
 mod live;
 mod ls;
 mod options;
+mod plan;
 mod progress;
 mod run;
 mod stats;
 mod up;
 
 use std::{
-    io::{self, Write as _},
+    io::{self, IsTerminal as _, Write as _},
     path::PathBuf,
     process::ExitCode,
 };
@@ -20,7 +22,10 @@ use std::{
 use anyhow::{Context as _, Result};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::state::{DEFAULT_PIN_DIR, DEFAULT_STATE_DIR, Roots};
+use crate::{
+    state::{DEFAULT_PIN_DIR, DEFAULT_STATE_DIR, Roots},
+    topology::file::Diagnostics,
+};
 
 /// What the exit codes mean, for the end of every help text.
 const EXIT_CODES: &str = "\
@@ -49,6 +54,7 @@ const EVERYWHERE: &str = "Options of every command";
     after_help = "Examples:
   sudo veth run --for 10s       two pods, checked, watched, removed again
   sudo veth up --pods 16        sixteen pods on one switch, until `veth down`
+  veth init link                a file to begin with, for `veth up -f link.toml`
   sudo veth exec pod1 -- ping -c3 10.200.0.2
   sudo veth stats --watch"
 )]
@@ -72,6 +78,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Args),
+    Init(init::Args),
+    Plan(plan::Args),
     Up(up::Args),
     Down(down::Args),
     Ls(ls::Args),
@@ -100,6 +108,8 @@ pub fn main() -> ExitCode {
         // Becomes another process: no runtime, no threads.
         Command::Exec(args) => exec::main(&args, &roots),
         Command::Run(args) => block_on(run::main(args, &roots)),
+        Command::Init(args) => init::main(&args),
+        Command::Plan(args) => block_on(plan::main(args, &roots)),
         Command::Up(args) => block_on(up::main(args, &roots)),
         Command::Down(args) => block_on(down::main(args, &roots)),
         Command::Ls(args) => block_on(ls::main(args, &roots)),
@@ -111,7 +121,13 @@ pub fn main() -> ExitCode {
             // Whoever read our output has seen enough.
             return ExitCode::SUCCESS;
         }
-        let _unused: io::Result<()> = writeln!(io::stderr(), "veth: {error:#}");
+        let _unused: io::Result<()> = match error.downcast_ref::<Diagnostics>() {
+            Some(diagnostics) if io::stderr().is_terminal() => {
+                writeln!(io::stderr(), "{}", diagnostics.styled())
+            }
+            Some(diagnostics) => writeln!(io::stderr(), "{diagnostics}"),
+            None => writeln!(io::stderr(), "veth: {error:#}"),
+        };
         ExitCode::FAILURE
     })
 }

@@ -1,20 +1,24 @@
 //! Arguments that several subcommands share.
 
-use std::time::Duration;
+use std::{fs, path::PathBuf, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::{
     datapath::Place,
     topology::{
-        Topology,
+        self, Topology, file,
         model::{DEFAULT_MTU, HookWish, LogLevel, RedirectWish, SWITCH, TUTORIAL},
     },
 };
 
-/// What to make: a wire between two pods, or a switch with many.
+/// What to make: what a file declares, or a wire between two pods, or a switch with many.
 #[derive(Debug, clap::Args)]
 pub(super) struct TopologyArgs {
+    /// Make what a file declares; `veth init` writes one
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["name", "pods", "mtu"])]
+    file: Option<PathBuf>,
+
     /// Name of the topology [default: wire, or switch with --pods]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
@@ -27,37 +31,59 @@ pub(super) struct TopologyArgs {
     #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_MTU)]
     mtu: u32,
 
-    /// Where the programs are attached
-    #[arg(long, value_enum, default_value_t)]
-    hook: HookWish,
+    /// Where the programs are attached [default: what the file says, or auto]
+    #[arg(long, value_enum)]
+    hook: Option<HookWish>,
 
-    /// How frames are handed over
-    #[arg(long, value_enum, default_value_t)]
-    redirect: RedirectWish,
+    /// How frames are handed over [default: what the file says, or auto]
+    #[arg(long, value_enum)]
+    redirect: Option<RedirectWish>,
 
-    /// Where our program stands among those of others on a link. XDP takes only one program
-    #[arg(long, value_enum, default_value_t)]
-    place: Place,
+    /// Where our program stands among those of others on a link. XDP takes only one program [default: what the file
+    /// says, or last]
+    #[arg(long, value_enum)]
+    place: Option<Place>,
 
-    /// What the programs log; shown by `run` and `stats --watch`. What is off costs nothing
-    #[arg(long, value_enum, default_value_t)]
-    ebpf_log: LogLevel,
+    /// What the programs log; shown by `run` and `stats --watch`. What is off costs nothing [default: what the file
+    /// says, or off]
+    #[arg(long, value_enum)]
+    ebpf_log: Option<LogLevel>,
 }
 
 impl TopologyArgs {
     /// The topology that the arguments declare.
     pub(super) fn topology(&self) -> Result<Topology> {
-        let Self { name, pods, mtu, hook, redirect, place, ebpf_log } = self;
-        let mut topology = match pods {
-            None => Topology::wire(name.as_deref().unwrap_or(TUTORIAL), *mtu)?,
-            Some(pods) => Topology::switch(name.as_deref().unwrap_or(SWITCH), *pods, *mtu)?,
+        let Self { file, name, pods, mtu, hook, redirect, place, ebpf_log } = self;
+        let mut topology = match (file, pods) {
+            (Some(file), _) => {
+                let absolute = fs::canonicalize(file).with_context(|| format!("find {}", file.display()))?;
+                Topology { file: Some(absolute), ..parse(file)? }
+            }
+            (None, None) => Topology::wire(name.as_deref().unwrap_or(TUTORIAL), *mtu)?,
+            (None, Some(pods)) => Topology::switch(name.as_deref().unwrap_or(SWITCH), *pods, *mtu)?,
         };
-        topology.hook = *hook;
-        topology.redirect = *redirect;
-        topology.place = *place;
-        topology.ebpf_log = *ebpf_log;
+        topology.hook = hook.unwrap_or(topology.hook);
+        topology.redirect = redirect.unwrap_or(topology.redirect);
+        topology.place = place.unwrap_or(topology.place);
+        topology.ebpf_log = ebpf_log.unwrap_or(topology.ebpf_log);
         Ok(topology)
     }
+
+    /// Points an error at the line of the file that it is about, if there is a file.
+    pub(super) fn point_out(&self, error: topology::Error) -> anyhow::Error {
+        let Some(path) = &self.file else { return error.into() };
+        let Ok(text) = fs::read_to_string(path) else { return error.into() };
+        match file::point_out(&path.to_string_lossy(), &text, &error) {
+            Some(diagnostics) => diagnostics.into(),
+            None => error.into(),
+        }
+    }
+}
+
+/// Reads a topology file.
+pub(super) fn parse(path: &std::path::Path) -> Result<Topology> {
+    let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    Ok(file::parse(&path.to_string_lossy(), &text)?)
 }
 
 /// Reads `10s`, `500ms`, `2m 30s`; a period of no length would never come round.

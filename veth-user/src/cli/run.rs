@@ -68,8 +68,7 @@ struct Output {
 }
 
 pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
-    let Args { topology, duration, json } = args;
-    let topology = topology.topology()?;
+    let topology = args.topology.topology()?;
     super::require_root("run")?;
     let netlink = Netlink::open()?;
     if let Some(record) = roots.load(&topology.name)?
@@ -82,7 +81,7 @@ pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
         );
     }
     let (begun, passed) = (Cell::new(false), Cell::new(true));
-    let body = interruptible(body(roots, &topology, duration, json, &begun, &passed));
+    let body = interruptible(body(&args, roots, &topology, &begun, &passed));
     let ended = AssertUnwindSafe(body).catch_unwind().await;
     let removed = if begun.get() {
         uninterrupted(topology::down(roots, &topology.name, &Bar::new()))
@@ -113,14 +112,15 @@ pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
 }
 
 async fn body(
+    args: &Args,
     roots: &Roots,
     topology: &Topology,
-    duration: Option<Duration>,
-    json: bool,
     begun: &Cell<bool>,
     passed: &Cell<bool>,
 ) -> Result<()> {
-    if bring_up(roots, topology, begun).await? != Outcome::Made {
+    let Args { topology: options, duration, json } = args;
+    let (duration, json) = (*duration, *json);
+    if bring_up(options, roots, topology, begun).await? != Outcome::Made {
         bail!("{} was brought up by somebody else meanwhile", topology.name);
     }
     let report = {

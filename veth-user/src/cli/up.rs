@@ -11,14 +11,16 @@ use crate::{
     topology::{self, Outcome, Topology},
 };
 
-/// Make pods and the accelerated path between them, and leave them running
+/// Make pods and the paths between them, or change them to what is declared now, and leave them running
 ///
-/// Without arguments: the pods ns1 (172.16.0.1/24) and ns2 (172.16.0.2/24), each on a veth pair of its own whose
-/// host ends are cross-connected by eBPF. With --pods: a switch. Programs, maps and attachments are pinned, so
-/// that they go on without any process. A second `up` changes nothing; what a killed command left is repaired;
+/// With --file: what the file declares. Without arguments: the pods ns1 (172.16.0.1/24) and ns2 (172.16.0.2/24), each
+/// on a veth pair of its own whose host ends are cross-connected by eBPF. With --pods: a switch. Programs, maps and
+/// attachments are pinned, so that they go on without any process. What differs is changed, and nothing else: a second
+/// `up` changes nothing, and a pod that is added does not disturb the others. What a killed command left is finished;
 /// what fails is rolled back. Minimum kernel version: 5.10.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
+  sudo veth up -f lab.toml
   sudo veth up
   sudo veth up --pods 16
   sudo veth up --name jumbo --mtu 9000 --redirect host
@@ -32,11 +34,12 @@ pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
     let topology = args.topology.topology()?;
     super::require_root("up")?;
     let begun = Cell::new(false);
-    match interruptible(bring_up(roots, &topology, &begun)).await? {
+    match interruptible(bring_up(&args.topology, roots, &topology, &begun)).await? {
         Ended::By(result) => {
             let pods = topology.pods.len();
             match result? {
                 Outcome::Made => print(&format!("{} is up: {pods} pods\n", topology.name))?,
+                Outcome::Changed => print(&format!("{} is changed: {pods} pods\n", topology.name))?,
                 Outcome::Repaired => print(&format!("{} is whole again: {pods} pods\n", topology.name))?,
                 Outcome::AlreadyUp => print(&format!("{} is up already: {pods} pods\n", topology.name))?,
             }
@@ -44,8 +47,8 @@ pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
         }
         Ended::Signal(signal) => {
             if begun.get() {
-                log::warn!("interrupted; removing what was made");
-                uninterrupted(topology::down(roots, &topology.name, &Bar::new())).await??;
+                log::warn!("interrupted; undoing what was done");
+                uninterrupted(topology::undo(roots, &topology.name, &Bar::new())).await??;
             }
             Ok(signal.exit_code())
         }
@@ -53,13 +56,20 @@ pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
 }
 
 /// Brings a topology up; `begun` says whether there is something to undo.
-pub(super) async fn bring_up(roots: &Roots, topology: &Topology, begun: &Cell<bool>) -> Result<Outcome> {
+pub(super) async fn bring_up(
+    args: &TopologyArgs,
+    roots: &Roots,
+    topology: &Topology,
+    begun: &Cell<bool>,
+) -> Result<Outcome> {
     let result = topology::up(roots, topology, &Bar::new(), begun).await;
     if result.is_err() {
         // It has undone its own; what is there by that name now is somebody else's.
         begun.set(false);
     }
-    result.with_context(|| format!("bring up the topology {}", topology.name))
+    result
+        .map_err(|error| args.point_out(error))
+        .with_context(|| format!("bring up the topology {}", topology.name))
 }
 
 /// A signal that asks us to end.

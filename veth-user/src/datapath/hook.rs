@@ -80,7 +80,9 @@ impl fmt::Display for Redirect {
 }
 
 /// Where our program stands among those of others on a link, when it is attached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, schemars::JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Place {
     /// Behind all that are there when it is attached, so that a policy can drop before we redirect. By clsact also

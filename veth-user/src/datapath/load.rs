@@ -56,13 +56,20 @@ pub struct LoadOptions {
     pub set_packet_host: bool,
 }
 
+/// How many slots the maps of a topology get: room for as many again, so that pods can be added without loading
+/// anew.
+#[must_use]
+pub fn capacity(slots: u32) -> u32 {
+    slots.saturating_mul(2).next_power_of_two().max(DEFAULT_CAPACITY)
+}
+
 /// Loads the embedded object, with new maps, and pins programs and maps. They outlive this process.
 ///
 /// # Errors
 ///
 /// When there is no object, or the kernel refuses it.
 pub fn load(roots: &Roots, topology: &str, options: &LoadOptions) -> Result<(), Error> {
-    let capacity = options.slots.next_power_of_two().max(DEFAULT_CAPACITY);
+    let capacity = options.slots;
     let mask = capacity - 1;
     let set_packet_host = u32::from(options.set_packet_host);
     let log_level = log_level(options.log);

@@ -223,7 +223,7 @@ fn gone(removed: Result<(), MapError>) -> Result<(), MapError> {
     }
 }
 
-fn typed<T: TryFrom<Map, Error = aya::maps::MapError>>(map: Map) -> Result<T, Error> {
+fn typed<T: TryFrom<Map, Error = MapError>>(map: Map) -> Result<T, Error> {
     T::try_from(map).map_err(|source| map_error("use a pinned map", source))
 }
 

@@ -19,7 +19,7 @@ use aya::{
 
 pub use hook::{Hook, Place, Redirect};
 pub use load::{
-    INGRESS, LoadOptions, Verified, XDP, load, null_redirect, programs, verify, verify_xdp_attach,
+    INGRESS, LoadOptions, Verified, XDP, capacity, load, null_redirect, programs, verify, verify_xdp_attach,
 };
 pub use maps::{Counters, Datapath};
 

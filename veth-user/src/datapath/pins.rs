@@ -99,6 +99,20 @@ fn pin_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Err
     move |source| Error::Pin { action, path, source }
 }
 
+/// Removes one pin. Succeeds if there is none.
+///
+/// # Errors
+///
+/// When it cannot be removed.
+pub fn remove_pin(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(pin_error("remove the pin", path)(source))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The layouts under which a topology has pins.
 #[must_use]
 pub fn layouts(roots: &Roots, topology: &str) -> Vec<u32> {

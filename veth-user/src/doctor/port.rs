@@ -23,10 +23,9 @@ use crate::{
     probe::Selection,
     state::{Record, Roots},
     topology::{
-        Topology,
+        Topology, features,
         model::{HookWish, RedirectWish},
         observe::hazard,
-        xdp,
     },
 };
 
@@ -49,6 +48,8 @@ pub(super) struct Facts {
     pub(super) mtu: u32,
     pub(super) mac: Mac,
     pub(super) host_mac: Mac,
+    /// The features that its path needs.
+    pub(super) needed: Vec<Setting>,
     pub(super) host: Option<Link>,
     pub(super) inside: Look<Link>,
     pub(super) features: Look<BTreeMap<String, bool>>,
@@ -138,6 +139,7 @@ pub(super) async fn gather(
             host_link: port.host_link.clone(),
             mtu: topology.path(port).mtu,
             mac: port.mac,
+            needed: features::needed(topology, port.path, selection.hook),
             host_mac: port.host_mac,
             inside,
             features,
@@ -308,12 +310,15 @@ fn features(context: &Context<'_>, port: &Facts) -> Look<Vec<Finding>> {
     };
     let is_xdp = context.selection.hook.is_xdp();
     let wrong = if is_xdp {
-        xdp::unfit(features)
+        features::unfit(features, &port.needed)
     } else if port.host.as_ref().is_some_and(|link| link.xdp.is_some_and(|xdp| xdp.native)) {
         // The kernel keeps them off as long as it is there, which is told with the ingress.
         Vec::new()
     } else {
-        FAST.into_iter().filter(|setting| features.get(setting.feature) == Some(&!setting.on)).collect()
+        let is_needed_off =
+            |setting: &Setting| port.needed.iter().any(|needed| needed.feature == setting.feature);
+        let is_wrong = |setting: &Setting| features.get(setting.feature) == Some(&!setting.on);
+        FAST.into_iter().filter(|setting| is_wrong(setting) && !is_needed_off(setting)).collect()
     };
     if wrong.is_empty() {
         return Ok(Vec::new());
@@ -479,6 +484,7 @@ mod tests {
             mtu: 1_500,
             mac: MAC,
             host_mac: HOST_MAC,
+            needed: Vec::new(),
             host: Some(link(HOST_MAC)),
             inside: Ok(link(MAC)),
             features: Ok(FAST.into_iter().map(|setting| (setting.feature.to_owned(), true)).collect()),

@@ -10,6 +10,7 @@ use crate::{
     topology::{
         self, Kind, Status, Topology,
         model::{DEFAULT_MTU, HookWish, LogLevel, RedirectWish, SWITCH, TUTORIAL},
+        observe::Fault,
     },
 };
 
@@ -120,7 +121,7 @@ fn status(record: &Record, status: &Look<Status>, hidden: bool) -> Vec<Finding> 
         }
         Ok(Status::Up) => vec![Finding::ok(id, format!("up; {}", record.selection.why))],
         Ok(Status::Drifted(drift)) => {
-            let all = drift.iter().all(|drift| drift.repair.is_some());
+            let all = drift.iter().all(|drift| drift.fault != Fault::Programs);
             let why = if all {
                 "it is not as it was declared; it can be put right in place"
             } else {

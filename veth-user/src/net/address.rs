@@ -25,6 +25,12 @@ pub struct Cidr {
 }
 
 impl Cidr {
+    /// The address alone, as a network of one.
+    #[must_use]
+    pub const fn host(self) -> Self {
+        Self { address: self.address, prefix: if self.address.is_ipv4() { 32 } else { 128 } }
+    }
+
     /// The network alone, without the bits that tell its hosts apart.
     #[must_use]
     pub fn network(self) -> Self {

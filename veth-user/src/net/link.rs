@@ -17,6 +17,9 @@ use super::{Error, Netlink, Netns, Result};
 /// The longest name the kernel gives a link, `IFNAMSIZ` less the closing zero.
 pub const NAME_MAX: usize = 15;
 
+/// The largest merged frame of a link, unless something else is said: `GSO_LEGACY_MAX_SIZE`, in bytes.
+pub const MERGED_MAX: u32 = 65_536;
+
 /// The largest MTU of a veth.
 pub const MTU_MAX: u32 = 65_535;
 
@@ -280,6 +283,17 @@ impl Netlink {
             RouteNetlinkMessage::SetLink(by_index(index, sizes)),
         )
         .await
+    }
+
+    /// Puts a link in a link group.
+    ///
+    /// # Errors
+    ///
+    /// When the link is gone.
+    pub async fn set_group(&self, index: u32, group: u32) -> Result<()> {
+        let message = by_index(index, vec![LinkAttribute::Group(group)]);
+        self.change(&format!("put link {index} in group {group}"), RouteNetlinkMessage::SetLink(message))
+            .await
     }
 
     /// Changes a link's MTU.

@@ -279,6 +279,24 @@ impl Ovs {
         self.vsctl(&["--if-exists", "del-port", bridge, link]).map(drop)
     }
 
+    /// Forgets a port, whatever bridge it is in. Succeeds if there is none of that name.
+    ///
+    /// # Errors
+    ///
+    /// When the instance does not run.
+    pub fn forget_port(&self, link: &str) -> Result<()> {
+        self.vsctl(&["--if-exists", "del-port", link]).map(drop)
+    }
+
+    /// Removes a bridge, with the link that is its local port. Succeeds if there is none.
+    ///
+    /// # Errors
+    ///
+    /// When the instance does not run.
+    pub fn remove_bridge(&self, bridge: &str) -> Result<()> {
+        self.vsctl(&["--if-exists", "del-br", bridge]).map(drop)
+    }
+
     /// The ports of a bridge, without its own.
     ///
     /// # Errors

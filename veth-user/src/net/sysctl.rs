@@ -20,6 +20,22 @@ pub fn disable_ipv6(link: &str) -> Result<()> {
     write_ipv6(link, "disable_ipv6", "1")
 }
 
+/// Makes a link of the calling thread's namespace fit for an address that pods send to: it listens to no router, uses
+/// addresses at once, makes none of its own, and takes from IPv4 senders only what it would answer there. Before the
+/// link is set up.
+///
+/// # Errors
+///
+/// When a value cannot be written.
+pub fn make_router_end(link: &str) -> Result<()> {
+    for (key, value) in
+        [("addr_gen_mode", "1"), ("accept_ra", "0"), ("accept_dad", "0"), ("disable_ipv6", "0")]
+    {
+        write_ipv6(link, key, value)?;
+    }
+    write(&format!("net/ipv4/conf/{link}/rp_filter"), "1")
+}
+
 /// Makes addresses of the calling thread's namespace usable at once: no duplicate address detection.
 ///
 /// # Errors

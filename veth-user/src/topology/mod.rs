@@ -1,12 +1,12 @@
 //! Declared state, and how the machine gets there: model -> plan -> apply, and back by observe.
 
 pub mod apply;
+pub mod features;
+pub mod file;
 pub mod model;
 pub mod observe;
 pub mod plan;
-mod repair;
 mod teardown;
-pub mod xdp;
 
 use veth_common::LAYOUT_VERSION;
 
@@ -16,7 +16,7 @@ use crate::{
 };
 use std::collections::BTreeSet;
 
-pub use apply::{Outcome, Progress, up};
+pub use apply::{Outcome, Plan, Progress, plan as plan_up, undo, up};
 pub use model::{Kind, Path, Pod, Port, Topology};
 pub use observe::{Drift, Status, observe};
 pub use teardown::{down, tidy};
@@ -42,12 +42,6 @@ pub enum Error {
         /// The command that would remove it.
         remove: String,
     },
-    /// A topology of this name is up and looks different.
-    #[error(
-        "the topology {0} is up with another shape; take it down first (`veth down {0}`) or choose \
-         another name with --name"
-    )]
-    OtherShape(String),
     /// The topology belongs to a veth that lays its maps out differently.
     #[error(
         "the topology {name} was made with map layout {found} by veth {version}, and this veth speaks layout \
@@ -109,9 +103,26 @@ pub enum Error {
         /// What went wrong while removing, if anything did.
         rollback: Vec<Error>,
     },
+    /// A change failed, and what it had changed was changed back.
+    #[error("{step} failed; {}", changed_back(.rollback))]
+    ChangedBack {
+        /// The step that failed.
+        step: String,
+        /// Why.
+        #[source]
+        source: Box<Error>,
+        /// What went wrong while changing back, if anything did.
+        rollback: Vec<Error>,
+    },
+    /// A topology that was half-changed by a killed command stays so.
+    #[error("{0} is as the interrupted command left it; `veth up` tries again, `veth down {0}` removes it")]
+    Interrupted(String),
     /// Some things could not be removed. The rest was.
     #[error("{} could not be removed; run `veth down` again when the cause is gone{}", count(.0), list(.0))]
     Teardown(Vec<Error>),
+    /// Open vSwitch is not here. How to install it is in the message.
+    #[error(transparent)]
+    Ovs(net::Error),
     /// From the operating system's edge.
     #[error(transparent)]
     Net(#[from] net::Error),
@@ -251,6 +262,13 @@ fn rolled_back(errors: &[Error]) -> String {
         count(errors),
         list(errors)
     )
+}
+
+fn changed_back(errors: &[Error]) -> String {
+    if errors.is_empty() {
+        return "everything is as it was before".to_owned();
+    }
+    format!("and it could not be changed back; run `veth up` or `veth down`{}", list(errors))
 }
 
 fn count(errors: &[Error]) -> String {

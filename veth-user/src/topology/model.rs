@@ -11,7 +11,7 @@ use veth_common::Mac;
 
 use crate::{
     datapath::{Hook, Place, Redirect},
-    net::{address::Cidr, link},
+    net::{address::Cidr, forwarding::ForwardPath, link},
 };
 
 /// Pods that one switch takes. The bridge behind it holds 1,023 ports; the rest is kept for links to others.
@@ -126,6 +126,9 @@ pub struct Path {
     /// The bridge, where the kind has one.
     #[serde(default)]
     pub bridge: Option<Bridge>,
+    /// The networks that its addresses are from.
+    #[serde(default)]
+    pub subnets: Vec<Cidr>,
     /// The host's addresses on it, by which pods reach what is not on it.
     #[serde(default)]
     pub gateway: Vec<Cidr>,
@@ -217,7 +220,9 @@ const fn one() -> u32 {
 }
 
 /// Where programs are attached, `--hook`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, schemars::JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum HookWish {
     /// The fastest that is safe on this kernel; `veth ls` says which, and why
@@ -246,7 +251,9 @@ impl From<HookWish> for Option<Hook> {
 }
 
 /// How frames are handed over, `--redirect`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, schemars::JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum RedirectWish {
     /// The fastest that is safe: peer by TC, devmap by XDP
@@ -272,7 +279,9 @@ impl From<RedirectWish> for Option<Redirect> {
 }
 
 /// How much the programs log, `--ebpf-log`. A constant when they are loaded: what is off costs nothing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, schemars::JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum LogLevel {
     /// Nothing
@@ -345,6 +354,7 @@ impl Topology {
             ];
             topology.add_port(pod, path, addresses);
         }
+        topology.number_slots(None);
         topology.validate()?;
         Ok(topology)
     }
@@ -393,14 +403,13 @@ impl Topology {
 
     /// Adds a path with everything else at its usual value, and returns its index.
     pub fn add_path(&mut self, name: &str, kind: Kind, mtu: u32) -> usize {
-        let domain = self.paths.len().try_into().map_or(u16::MAX, |number: u16| number.saturating_add(1));
         // The link of the only switch of `up --pods` is called after its topology alone.
         let parts: &[&str] =
             if name == kind.name() { &[&self.name, "bridge"] } else { &[&self.name, name, "bridge"] };
         let readable =
             if name == kind.name() { format!("br-{}", self.name) } else { format!("{}-{name}", self.name) };
         let bridge = matches!(kind, Kind::Switch | Kind::Bridge | Kind::Ovs).then(|| Bridge {
-            domain,
+            domain: 0,
             link: fit(&readable, parts),
             mac: derive_mac(parts),
             slot: 0,
@@ -411,6 +420,7 @@ impl Topology {
             mtu,
             queues: 1,
             bridge,
+            subnets: Vec::new(),
             gateway: Vec::new(),
             outside: false,
             spoof_check: false,
@@ -504,6 +514,27 @@ impl Topology {
                 bridge.slot = number((String::new(), path.name.clone()));
             }
         }
+        self.number_domains(before);
+    }
+
+    /// The same for forwarding domains.
+    fn number_domains(&mut self, before: Option<&Self>) {
+        let before: BTreeMap<&str, u16> = before
+            .into_iter()
+            .flat_map(|before| before.bridges().map(|(path, bridge)| (path.name.as_str(), bridge.domain)))
+            .collect();
+        let mut taken: HashSet<u16> = before.values().copied().collect();
+        let mut free = 1;
+        for path in &mut self.paths {
+            if let Some(bridge) = &mut path.bridge {
+                bridge.domain = before.get(path.name.as_str()).copied().unwrap_or_else(|| {
+                    while !taken.insert(free) {
+                        free += 1;
+                    }
+                    free
+                });
+            }
+        }
     }
 
     /// Slot 0 counts what belongs to nobody.
@@ -578,7 +609,112 @@ impl Topology {
         ports.chain(bridges).chain(cables)
     }
 
-    /// The link group of everything in the host's namespace, so that it can be deleted in one request.
+    /// Whether an Open vSwitch is in it.
+    #[must_use]
+    pub fn has_ovs(&self) -> bool {
+        self.paths.iter().any(|path| path.kind == Kind::Ovs)
+    }
+
+    /// Whether pods leave a path by the host's routing.
+    #[must_use]
+    pub fn is_routed(&self) -> bool {
+        self.paths.iter().any(Path::is_routed)
+    }
+
+    /// Whether the host has to forward between its interfaces.
+    #[must_use]
+    pub fn needs_forwarding(&self) -> bool {
+        self.paths.iter().any(|path| path.outside || path.kind == Kind::Route)
+    }
+
+    /// What the host forwards for each path that pods leave by it.
+    #[must_use]
+    pub fn forward_paths(&self) -> Vec<ForwardPath> {
+        let routed = self.paths.iter().filter(|path| path.is_routed());
+        let forward = |path: &Path| ForwardPath {
+            group: self.path_group(path),
+            outside: path.outside,
+            subnets: path.subnets.clone(),
+        };
+        routed.map(forward).collect()
+    }
+
+    /// The name of the firewall's table.
+    #[must_use]
+    pub fn table(&self) -> String {
+        format!("{}-{}", self.mark, self.name)
+    }
+
+    /// The Ethernet addresses that a port's pod is told.
+    pub fn neighbours_of(&self, port: &Port) -> impl Iterator<Item = (IpAddr, Mac)> {
+        let path = self.path(port);
+        let others = path.neighbours.then(|| self.ports_of(port.path).map(|(_, other)| other));
+        let others = others.into_iter().flatten().filter(|other| other.slot != port.slot);
+        let pods = others.flat_map(|other| other.addresses.iter().map(|cidr| (cidr.address, other.mac)));
+        // A routed pod has nobody but the host.
+        let host = match (&path.bridge, path.kind) {
+            (Some(bridge), _) if path.neighbours => Some(bridge.mac),
+            (None, Kind::Route) => Some(port.host_mac),
+            _ => None,
+        };
+        let gateway =
+            host.into_iter().flat_map(|mac| path.gateway.iter().map(move |cidr| (cidr.address, mac)));
+        pods.chain(gateway)
+    }
+
+    /// The routes of a pod: by the gateway of the first of its ports that has one in a family, and its own.
+    pub fn routes_of<'a>(&'a self, pod: &'a Pod) -> impl Iterator<Item = Route> + use<'a> {
+        let everywhere = [cidr(Ipv4Addr::UNSPECIFIED, 0), cidr(Ipv6Addr::UNSPECIFIED, 0)];
+        let by_gateway = everywhere.into_iter().filter_map(|to| {
+            let is_alike = |cidr: &&Cidr| cidr.address.is_ipv4() == to.address.is_ipv4();
+            pod.ports.iter().enumerate().find_map(|(number, port)| {
+                port.addresses.iter().find(is_alike)?;
+                let via = self.path(port).gateway.iter().find(is_alike)?.address;
+                Some(Route { to, via: Some(via), port: number })
+            })
+        });
+        let is_own = |to: &Cidr| pod.routes.iter().any(|route| route.to == *to);
+        by_gateway.filter(move |route| !is_own(&route.to)).chain(pod.routes.iter().cloned())
+    }
+
+    /// The indexes of the paths that cables join with a path, and its own.
+    fn joined(&self, path: usize) -> HashSet<usize> {
+        let mut joined = HashSet::from([path]);
+        loop {
+            let before = joined.len();
+            for cable in &self.cables {
+                let ends: Vec<usize> = cable.ends.iter().filter_map(|end| end.path).collect();
+                if ends.iter().any(|end| joined.contains(end)) {
+                    joined.extend(ends);
+                }
+            }
+            if joined.len() == before {
+                return joined;
+            }
+        }
+    }
+
+    /// Whether an Open vSwitch in user space sees the frames of a path. It gets them without what the kernel
+    /// remembers of them, so that a checksum left to the device would be lost.
+    #[must_use]
+    pub fn reaches_ovs(&self, path: usize) -> bool {
+        self.has_ovs() && self.joined(path).iter().any(|path| self.paths[*path].kind == Kind::Ovs)
+    }
+
+    /// What features of a path's ports are set for: nothing, or the reason in a word.
+    #[must_use]
+    pub fn preparation(&self, path: usize, hook: Hook) -> Option<&'static str> {
+        let value = &self.paths[path];
+        if hook.is_xdp() && value.kind.is_accelerated() {
+            Some("XDP")
+        } else if self.reaches_ovs(path) {
+            Some("Open vSwitch")
+        } else {
+            (value.tune != Tune::default()).then_some("speed")
+        }
+    }
+
+    /// The link group of what is in the host's namespace, so that it can be deleted in one request.
     #[must_use]
     pub fn group(&self) -> u32 {
         group(&[&self.name, "group"])
@@ -588,6 +724,13 @@ impl Topology {
     #[must_use]
     pub fn path_group(&self, path: &Path) -> u32 {
         if path.is_routed() { group(&[&self.name, &path.name, "group"]) } else { self.group() }
+    }
+
+    /// The link group of a port's host end. Only where it is routed does a firewall rule look at it.
+    #[must_use]
+    pub fn port_group(&self, port: &Port) -> u32 {
+        let path = self.path(port);
+        if path.kind == Kind::Route { self.path_group(path) } else { self.group() }
     }
 
     /// Every link group that links of the topology are in.

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use super::{Error, Topology, apply::Progress, check_place, model};
+use super::{Error, Topology, apply::Progress, check_place, model, model::Pod};
 use crate::{
     datapath::{
         INGRESS,
@@ -10,7 +10,7 @@ use crate::{
         pins::{self, Pins},
     },
     hooks,
-    net::{Netlink, Netns, link::Link, netns, rcu},
+    net::{Netlink, Netns, forwarding, link::Link, netns, ovs::Ovs, rcu, sysctl},
     probe::select::UNHURRIED_PORTS,
     state::{Lock, Phase, Record, Roots},
 };
@@ -98,24 +98,38 @@ pub(super) async fn teardown(
     netlink: &Netlink,
     progress: &dyn Progress,
 ) -> Vec<Error> {
-    let topology = &record.topology;
+    let name = &record.topology.name;
     // Another boot: the kernel objects are gone, and equal names now belong to somebody else.
     let same_boot = !matches!(record.is_from_another_boot(), Ok(true));
-    let mut errors: Vec<Error> = hurry(roots, topology).err().into_iter().collect();
-    progress.start(2 + topology.pods.len());
+    let ports = record.topologies().map(|topology| topology.accelerated_ports().count()).max().unwrap_or(0);
+    let mut errors: Vec<Error> = hurry(roots, ports).err().into_iter().collect();
+    progress.start(3 + record.topologies().map(|topology| topology.pods.len()).sum::<usize>());
+    if record.topologies().any(Topology::has_ovs) {
+        progress.step(&"stop the Open vSwitch");
+        errors.extend(Ovs::new(roots.ovs_folder(name)).stop().err().map(Error::from));
+        hooks::step();
+    }
     if same_boot {
         progress.step(&"delete links");
         errors.extend(delete_links(roots, record, netlink).await);
         hooks::step();
+        if record.topologies().any(Topology::is_routed) {
+            progress.step(&"stop forwarding");
+            errors.extend(forwarding::delete(&record.topology.table()).err().map(Error::from));
+            errors.extend(stop_forwarding(roots, name).err());
+            hooks::step();
+        }
     }
     progress.step(&"remove pins");
-    errors.extend(pins::remove_all(roots, &topology.name).err().map(Error::from));
+    errors.extend(pins::remove_all(roots, name).err().map(Error::from));
     hooks::step();
     if same_boot {
-        for pod in &topology.pods {
-            progress.step(&format_args!("remove namespace {}", pod.namespace));
-            errors.extend(delete_namespace(topology, pod).await.err());
-            hooks::step();
+        for topology in record.topologies() {
+            for pod in &topology.pods {
+                progress.step(&format_args!("remove namespace {}", pod.namespace));
+                errors.extend(delete_namespace(topology, pod).await.err());
+                hooks::step();
+            }
         }
     }
     errors.extend(stop_hurrying(roots).err());
@@ -123,9 +137,23 @@ pub(super) async fn teardown(
     errors
 }
 
+/// Lets the host forward what it did before us, if no other topology needs more.
+pub(super) fn stop_forwarding(roots: &Roots, name: &str) -> Result<(), Error> {
+    let Some(before) = roots.forwarding_note()? else { return Ok(()) };
+    for other in roots.names()?.iter().filter(|other| *other != name) {
+        // One that cannot be read may need it.
+        let needs = |record: Record| record.topologies().any(Topology::needs_forwarding);
+        if roots.load(other).map_or(true, |record| record.is_some_and(needs)) {
+            return Ok(());
+        }
+    }
+    sysctl::set_forwarding(before)?;
+    Ok(roots.remove_forwarding_note()?)
+}
+
 /// Makes the kernel hurry where many attachments come or go. Noted before it is done.
-pub(super) fn hurry(roots: &Roots, topology: &Topology) -> Result<(), Error> {
-    if topology.ports().count() > UNHURRIED_PORTS && rcu::is_normal() {
+pub(super) fn hurry(roots: &Roots, attachments: usize) -> Result<(), Error> {
+    if attachments > UNHURRIED_PORTS && rcu::is_normal() {
         roots.note_hurry()?;
         rcu::expedite(true);
     }
@@ -210,14 +238,14 @@ async fn sweep(roots: &Roots, name: &str, netlink: &Netlink) -> Vec<Error> {
 /// Host ends and bridges go in one request if nobody else uses the group, one by one otherwise.
 async fn delete_links(roots: &Roots, record: &Record, netlink: &Netlink) -> Vec<Error> {
     let topology = &record.topology;
-    let group = topology.group();
-    let names: HashSet<&str> = topology.host_links().collect();
+    let groups: HashSet<u32> = record.topologies().flat_map(Topology::groups).collect();
+    let names: HashSet<&str> = record.topologies().flat_map(Topology::host_links).collect();
     let prefix = topology.alias_prefix();
     // A link has its name and group from birth, its alias a little later.
     let is_ours = |link: &Link| match &link.alias {
         Some(alias) => alias.starts_with(&prefix),
         None => {
-            link.group == group
+            groups.contains(&link.group)
                 && names.contains(link.name.as_str())
                 && matches!(link.kind.as_deref(), Some("veth" | "bridge"))
         }
@@ -237,18 +265,20 @@ async fn delete_links(roots: &Roots, record: &Record, netlink: &Netlink) -> Vec<
     if ours.is_empty() {
         return errors;
     }
-    if ours.iter().all(|link| link.group == group) && others.iter().all(|link| link.group != group) {
-        errors.extend(netlink.delete_group(group).await.err().map(Error::from));
-        return errors;
+    let has_group = |links: &[&Link], group: u32| links.iter().any(|link| link.group == group);
+    let is_whole = |group: &u32| has_group(&ours, *group) && !has_group(&others, *group);
+    let whole: Vec<u32> = groups.into_iter().filter(is_whole).collect();
+    for group in &whole {
+        errors.extend(netlink.delete_group(*group).await.err().map(Error::from));
     }
-    for link in ours {
+    for link in ours.iter().filter(|link| !whole.contains(&link.group)) {
         errors.extend(netlink.delete_link(link.index).await.err().map(Error::from));
     }
     errors
 }
 
 /// Removes a pod's namespace if it carries our mark, or if it is only a name without a namespace.
-async fn delete_namespace(topology: &Topology, pod: &super::Pod) -> Result<(), Error> {
+pub(super) async fn delete_namespace(topology: &Topology, pod: &Pod) -> Result<(), Error> {
     match netns::look_up(&pod.namespace)? {
         netns::Name::Free | netns::Name::Foreign => return Ok(()),
         netns::Name::Stale => {}

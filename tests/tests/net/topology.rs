@@ -1,0 +1,476 @@
+//! Topologies from files: what is declared comes up, is changed by the smallest change, repaired, and goes.
+
+use std::{
+    net::{IpAddr, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+use veth_tests::{
+    Lab,
+    lab::{delete_link, eventually, set_link, with_netlink},
+    topology::{Declared, examples, live},
+    traffic::{bind, tcp, udp},
+};
+use veth_user::net::{Netns, forwarding, netns, sysctl};
+
+const LAN: &str = "name = \"lab\"\n\n[switch.lan]\nsubnet = \"10.1.0.0/24\"\npods = [\"a\", \"b\", \"c\"]\n";
+
+fn with_pods(pods: &str) -> String {
+    LAN.replace("\"c\"", pods)
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+#[test]
+fn every_example_comes_up_passes_its_check_and_goes_without_a_trace() {
+    // Those with an Open vSwitch are in `others.rs`, which has one.
+    for (name, file) in examples().filter(|(name, _)| !["ovs", "link"].contains(&name.as_str())) {
+        live(&Lab::new(), &name, &file);
+    }
+}
+
+#[test]
+fn a_file_of_five_lines_is_three_pods_on_a_switch() {
+    assert_eq!(LAN.lines().filter(|line| !line.is_empty()).count(), 4);
+    let lab = Lab::new();
+    let file = Declared::new(LAN);
+    live(&lab, "five lines", &file);
+}
+
+/// A flow of TCP and one of numbered datagrams, for as long as something else is done. Returns how many datagrams
+/// were sent and how many came.
+fn while_traffic_flows(from: &Netns, to: &Netns, address: IpAddr, work: impl FnOnce()) -> (usize, usize) {
+    let stop = Arc::new(AtomicBool::new(false));
+    let (sender, receiver) = (bind(from, ip("0.0.0.0")), bind(to, address));
+    let target = receiver.local_addr().unwrap();
+    receiver.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let count = |receiver: UdpSocket| {
+        let mut next = 0_usize;
+        let mut bytes = [0_u8; 8];
+        while let Ok(8) = receiver.recv(&mut bytes) {
+            assert_eq!(usize::from_be_bytes(bytes), next, "lost or out of order");
+            next += 1;
+        }
+        next
+    };
+    let came = thread::spawn(move || count(receiver));
+    let stopped = Arc::clone(&stop);
+    let sent = thread::spawn(move || {
+        let mut number = 0_usize;
+        while !stopped.load(Ordering::Relaxed) {
+            sender.send_to(&number.to_be_bytes(), target).unwrap();
+            number += 1;
+            thread::sleep(Duration::from_micros(500));
+        }
+        number
+    });
+    thread::scope(|scope| {
+        let flow = scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                tcp(from, to, address, 4 << 20);
+            }
+        });
+        thread::sleep(Duration::from_millis(200));
+        work();
+        thread::sleep(Duration::from_millis(200));
+        stop.store(true, Ordering::Relaxed);
+        flow.join().unwrap();
+    });
+    (sent.join().unwrap(), came.join().unwrap())
+}
+
+#[test]
+fn a_pod_that_comes_or_goes_costs_no_other_a_packet() {
+    let lab = Lab::new();
+    let file = Declared::new(LAN);
+    lab.ok(&file.args("up"));
+    let (a, b) = (lab.pod("lab-a"), lab.pod("lab-b"));
+    let index = lab.link("lab-a").index;
+    let (sent, came) = while_traffic_flows(&a, &b, ip("10.1.0.2"), || {
+        for pods in ["\"c\", \"d\"", "\"d\"", "\"c\", \"d\", \"e\", \"f\"", "\"c\""] {
+            file.write(&with_pods(pods));
+            assert!(lab.ok(&file.args("up")).contains("changed"));
+        }
+    });
+    assert!(sent > 200, "{sent} datagrams say nothing");
+    assert_eq!(sent, came);
+    assert_eq!(lab.link("lab-a").index, index, "the same link");
+    lab.ok(&["check", "--live", "lab"]);
+}
+
+#[test]
+fn an_added_pod_is_planned_first_and_nothing_is_planned_afterwards() {
+    let lab = Lab::new();
+    let file = Declared::new(LAN);
+    lab.ok(&file.args("up"));
+    assert!(lab.ok(&file.args("plan")).contains("nothing to do"));
+    file.write(&with_pods("\"c\", \"d\""));
+    let before = lab.fingerprint();
+    let plan = lab.ok(&file.args("plan"));
+    assert!(plan.contains("+ make veth pair lab-d") && !plan.contains("lab-a"), "{plan}");
+    assert_eq!(lab.fingerprint(), before, "`plan` changes nothing");
+    lab.ok(&file.args("up"));
+    assert!(lab.ok(&file.args("plan")).contains("nothing to do"));
+    assert!(lab.ok(&file.args("up")).contains("up already"));
+}
+
+/// Does something to a topology that is up, and expects that it is seen, and put right alone.
+fn repaired(text: &str, seen: &str, planned: &str, harm: impl FnOnce(&Lab)) {
+    let lab = Lab::new();
+    let file = Declared::new(text);
+    lab.ok(&file.args("up"));
+    let index = lab.link("lab-b").index;
+    harm(&lab);
+    let list = lab.ok(&["ls"]);
+    assert!(list.contains("drifted") && list.contains(seen), "{seen} in {list}");
+    let plan = lab.ok(&file.args("plan"));
+    assert!(plan.contains(planned), "{planned} in {plan}");
+    let text = lab.ok(&file.args("up"));
+    assert!(text.contains("whole again"), "{text}");
+    assert!(lab.ok(&file.args("plan")).contains("nothing to do"), "{seen}");
+    assert_eq!(lab.link("lab-b").index, index, "what was whole is the same as before: {seen}");
+    lab.ok(&["check", "--live", "lab"]);
+}
+
+#[test]
+fn what_is_removed_by_hand_is_put_right_and_nothing_else() {
+    repaired(LAN, "link lab-a is gone", "+ make veth pair lab-a", |lab| lab.run(|| delete_link("lab-a")));
+    repaired(LAN, "link lab-lan is gone", "+ make the switch lan", |lab| lab.run(|| delete_link("lab-lan")));
+    repaired(LAN, "namespace lab-a is gone", "+ make namespace lab-a", |lab| {
+        lab.run(|| netns::remove("lab-a").unwrap());
+        eventually("the pair goes with the namespace", || {
+            lab.links().iter().all(|link| link.name != "lab-a")
+        });
+    });
+    repaired(LAN, "link lab-a is down", "~ connect lab-a", |lab| {
+        lab.run(|| set_link("lab-a", |link| link.down()))
+    });
+    repaired(LAN, "a/eth0 lacks the address 10.1.0.1/24", "~ configure the pod's end of lab-a", |lab| {
+        lab.pod("lab-a")
+            .run(|| {
+                with_netlink(async |netlink| {
+                    let index = netlink.link("eth0").await.unwrap().index;
+                    netlink.remove_address(index, "10.1.0.1/24".parse().unwrap()).await.unwrap();
+                });
+            })
+            .unwrap();
+    });
+    repaired(LAN, "link lab-a is not a port of its bridge", "~ connect lab-a", |lab| {
+        lab.run(|| {
+            with_netlink(async |netlink| {
+                let index = netlink.link("lab-a").await.unwrap().index;
+                netlink.leave_bridge(index).await.unwrap();
+            });
+        });
+    });
+    repaired(LAN, "has an MTU of 1400", "~ change the MTU of lab-a", |lab| {
+        lab.run(|| set_link("lab-a", |link| link.mtu(1_400)));
+    });
+    let routed = format!("{LAN}gateway = true\n");
+    repaired(&routed, "a lacks its route to 0.0.0.0/0", "~ set routes and parameters in lab-a", |lab| {
+        lab.pod("lab-a")
+            .run(|| {
+                with_netlink(async |netlink| {
+                    let link = netlink.link("eth0").await.unwrap().index;
+                    for (to, via) in netlink.routes(link).await.unwrap() {
+                        netlink.remove_route(&veth_user::net::route::Route { to, via, link }).await.unwrap();
+                    }
+                });
+            })
+            .unwrap();
+    });
+    repaired(&routed, "the nftables table inet", "~ let the host forward", |lab| {
+        lab.run(|| {
+            let mark = veth_user::state::Roots {
+                state: veth_user::state::DEFAULT_STATE_DIR.into(),
+                pins: veth_user::state::DEFAULT_PIN_DIR.into(),
+            }
+            .mark();
+            forwarding::delete(&format!("{mark}-lab")).unwrap();
+        });
+    });
+    let linked =
+        format!("{LAN}\n[bridge.other]\npods = [\"d\"]\n\n[link.x]\nbetween = [\"lan\", \"other\"]\n");
+    repaired(&linked, "link lab-x-a is gone", "+ make link x", |lab| lab.run(|| delete_link("lab-x-a")));
+}
+
+#[test]
+fn a_change_that_fails_is_changed_back() {
+    let lab = Lab::new();
+    let file = Declared::new(LAN);
+    lab.ok(&file.args("up"));
+    let before = lab.fingerprint();
+    let (a, b) = (lab.pod("lab-a"), lab.pod("lab-b"));
+    let text = format!("{}\n[pod.d]\nsysctl = {{ \"net.ipv4.no_such_thing\" = 1 }}\n", with_pods("\"d\""));
+    file.write(&text);
+    let (sent, came) = while_traffic_flows(&a, &b, ip("10.1.0.2"), || {
+        let error = lab.refused(&file.args("up"));
+        assert!(error.contains("no_such_thing") && error.contains("as it was before"), "{error}");
+    });
+    assert_eq!(sent, came);
+    assert_eq!(lab.fingerprint(), before);
+    file.write(LAN);
+    assert!(lab.ok(&file.args("plan")).contains("nothing to do"));
+    lab.ok(&["check", "--live", "lab"]);
+    lab.ok(&["down"]);
+}
+
+#[test]
+fn a_change_that_is_interrupted_is_undone() {
+    let lab = Lab::new();
+    let file = Declared::new(LAN);
+    lab.ok(&file.args("up"));
+    let before = lab.fingerprint();
+    let pods: Vec<String> = (0..300).map(|number| format!("\"p{number}\"")).collect();
+    file.write(&LAN.replace("\"c\"", &format!("\"c\", {}", pods.join(", "))).replace("/24", "/20"));
+    let running = lab.start(&file.args("up"), &[]);
+    eventually("it begins", || lab.links().len() > 10);
+    running.signal(Signal::SIGINT);
+    let finished = running.finish();
+    assert_eq!(finished.status.code(), Some(130), "{finished:?}");
+    file.write(LAN);
+    assert_eq!(lab.fingerprint(), before);
+    assert!(lab.ok(&file.args("plan")).contains("nothing to do"));
+}
+
+#[test]
+fn pods_do_not_reach_the_pods_of_other_switches_nor_the_host() {
+    let lab = Lab::new();
+    let text = "name = \"two\"\n[switch.one]\nsubnet = \"10.1.0.0/24\"\npods = [\"a\", \"b\"]\ngateway = true\noutside = true\n\
+                [switch.two]\nsubnet = \"10.2.0.0/24\"\npods = [\"c\", \"d\"]\ngateway = true\n\
+                [bridge.three]\nsubnet = \"10.3.0.0/24\"\npods = [\"e\", \"f\"]\n\
+                [route.four]\nsubnet = \"10.4.0.0/24\"\npods = [\"g\", \"h\"]\n";
+    let file = Declared::new(text);
+    lab.ok(&file.args("up"));
+    lab.ok(&["check", "--live", "two"]);
+    let pods: Vec<(&str, &str)> =
+        vec![("a", "10.1.0.2"), ("c", "10.2.0.2"), ("e", "10.3.0.1"), ("g", "10.4.0.1")];
+    for (from, _) in &pods {
+        for (to, address) in pods.iter().filter(|(to, _)| to != from) {
+            let (sender, receiver) = (lab.pod(&format!("two-{from}")), lab.pod(&format!("two-{to}")));
+            // A route of the pod's own making does not help.
+            let lost = if *from == "e" {
+                let sender = bind(&sender, ip("0.0.0.0"));
+                usize::from(sender.send_to(&[0], (ip(address), 9)).is_err())
+            } else {
+                udp(&sender, &receiver, ip(address), 100, 3)
+            };
+            assert!(lost > 0, "{from} reaches {to}");
+        }
+    }
+    // The host's own loopback address stands for any other that it has.
+    lab.run(|| {
+        with_netlink(async |netlink| {
+            let lo = netlink.link("lo").await.unwrap().index;
+            netlink.add_address(lo, "192.0.2.1/32".parse().unwrap()).await.unwrap();
+        });
+    });
+    let e = lab.pod("two-e");
+    e.run(|| {
+        with_netlink(async |netlink| {
+            let link = netlink.link("eth0").await.unwrap().index;
+            let route = veth_user::net::route::Route { to: "192.0.2.0/24".parse().unwrap(), via: None, link };
+            netlink.add_route(&route).await.unwrap();
+        });
+    })
+    .unwrap();
+    let host = lab.run(|| Netns::current().unwrap());
+    assert_eq!(
+        udp(&e, &host, ip("192.0.2.1"), 100, 3),
+        3,
+        "the host answers a pod of a bridge without a gateway"
+    );
+}
+
+#[test]
+fn outside_access_is_masqueraded_and_forwarding_is_restored() {
+    let lab = Lab::new();
+    let before = lab.run(|| sysctl::forwarding().unwrap());
+    // The world: beyond the host, and it knows no way to the pods.
+    lab.run(|| {
+        let (world, ()) = Netns::anonymous(|| Ok(())).unwrap();
+        world.publish("world").unwrap();
+        let runtime_netns = Netns::open("world").unwrap();
+        with_netlink(async |netlink| {
+            use veth_user::net::link::{End, Pair};
+            let pair = Pair {
+                host: End { name: "uplink", mac: veth_common::Mac::new([2, 9, 9, 9, 9, 1]) },
+                pod: End { name: "eth0", mac: veth_common::Mac::new([2, 9, 9, 9, 9, 2]) },
+                namespace: Some(&runtime_netns),
+                mtu: 1_500,
+                group: 0,
+                queues: 1,
+            };
+            netlink.add_pair(&pair).await.unwrap();
+            let link = netlink.link("uplink").await.unwrap().index;
+            netlink.add_address(link, "198.51.100.1/24".parse().unwrap()).await.unwrap();
+            netlink.set_up(link).await.unwrap();
+        });
+        runtime_netns
+            .run(|| {
+                with_netlink(async |netlink| {
+                    let link = netlink.link("eth0").await.unwrap().index;
+                    netlink.add_address(link, "198.51.100.2/24".parse().unwrap()).await.unwrap();
+                    netlink.set_up(link).await.unwrap();
+                });
+            })
+            .unwrap();
+    });
+    let text = |name: &str, subnet: u8| {
+        format!(
+            "name = \"{name}\"\n[switch.lan]\nsubnet = \"10.{subnet}.0.0/24\"\npods = [\"a\", \"b\"]\noutside = true\n"
+        )
+    };
+    let (first, second) = (Declared::new(&text("first", 1)), Declared::new(&text("second", 2)));
+    lab.ok(&first.args("up"));
+    lab.ok(&second.args("up"));
+    let world = lab.pod("world");
+    for pod in ["first-a", "second-b"] {
+        tcp(&lab.pod(pod), &world, ip("198.51.100.2"), 100_000);
+    }
+    assert!(udp(&lab.pod("first-a"), &lab.pod("second-a"), ip("10.2.0.2"), 100, 3) > 0, "topologies meet");
+    lab.ok(&["down", "first"]);
+    let forwarding = lab.run(|| sysctl::forwarding().unwrap());
+    assert!(forwarding.ipv4, "the other topology still needs it");
+    tcp(&lab.pod("second-a"), &world, ip("198.51.100.2"), 100_000);
+    lab.ok(&["down", "second"]);
+    assert_eq!(lab.run(|| sysctl::forwarding().unwrap()), before);
+}
+
+#[test]
+fn big_tcp_jumbo_frames_queues_and_parameters_are_as_declared() {
+    let lab = Lab::new();
+    let text = "name = \"big\"\nmtu = 65535\nqueues = 2\ntune = { big_tcp = true, gro = true }\n\
+                [switch.lan]\nsubnet = [\"10.1.0.0/24\", \"fd01::/64\"]\npods = [\"a\", \"b\"]\nneighbours = true\n\
+                [pod.a]\nsysctl = { \"net.ipv4.ip_default_ttl\" = 33 }\nroutes = [{ to = \"10.9.0.0/16\", via = \"10.1.0.2\" }]\n";
+    let file = Declared::new(text);
+    lab.ok(&file.args("up"));
+    lab.ok(&["check", "--live", "big"]);
+    let host_end = lab.link("big-a");
+    assert_eq!((host_end.mtu, host_end.gso_max_size, host_end.gro_max_size), (65_535, 196_608, 196_608));
+    let a = lab.pod("big-a");
+    let (end, neighbours, routes) = a
+        .run(|| {
+            with_netlink(async |netlink| {
+                let link = netlink.link("eth0").await.unwrap();
+                let neighbours = netlink.permanent_neighbours(link.index).await.unwrap();
+                let routes = netlink.routes(link.index).await.unwrap();
+                (link, neighbours, routes)
+            })
+        })
+        .unwrap();
+    assert_eq!((end.mtu, end.gso_max_size), (65_535, 196_608));
+    assert!(neighbours.iter().any(|(address, _)| *address == ip("10.1.0.2")), "{neighbours:?}");
+    assert!(neighbours.iter().any(|(address, _)| *address == ip("fd01::2")), "{neighbours:?}");
+    assert!(routes.contains(&("10.9.0.0/16".parse().unwrap(), Some(ip("10.1.0.2")))), "{routes:?}");
+    assert_eq!(a.run(|| sysctl::read("net/ipv4/ip_default_ttl").unwrap()).unwrap().as_deref(), Some("33"));
+    let queues =
+        lab.run(|| std::fs::read_dir("/sys/class/net/big-a/queues").map(Iterator::count).unwrap_or(0));
+    assert!(queues == 4 || queues == 0, "two queues a direction: {queues}");
+    // Taken back in place.
+    let index = host_end.index;
+    file.write(&text.replace("tune = { big_tcp = true, gro = true }\n", "").replace("65535", "1500"));
+    assert!(lab.ok(&file.args("up")).contains("changed"));
+    let host_end = lab.link("big-a");
+    assert_eq!((host_end.index, host_end.mtu, host_end.gso_max_size), (index, 1_500, 65_536));
+    lab.ok(&["check", "--live", "big"]);
+}
+
+#[test]
+fn a_path_that_moves_or_changes_its_kind_is_made_again_alone() {
+    let lab = Lab::new();
+    let text = format!("{LAN}\n[wire.cable]\nsubnet = \"10.2.0.0/24\"\npods = [\"a\", \"b\"]\n");
+    let file = Declared::new(&text);
+    lab.ok(&file.args("up"));
+    let index = lab.link("lab-a").index;
+    for kind in ["direct", "bridge", "route", "switch", "wire"] {
+        file.write(&text.replace("[wire.cable]", &format!("[{kind}.cable]")));
+        assert!(["changed", "already"].iter().any(|word| lab.ok(&file.args("up")).contains(word)), "{kind}");
+        assert!(lab.ok(&file.args("plan")).contains("nothing to do"), "{kind}");
+        lab.ok(&["check", "--live", "lab"]);
+        assert_eq!(lab.link("lab-a").index, index, "the other path is not touched: {kind}");
+    }
+    file.write(LAN);
+    lab.ok(&file.args("up"));
+    lab.ok(&["check", "--live", "lab"]);
+}
+
+#[test]
+fn what_another_program_owns_is_named_in_the_file_and_left_alone() {
+    let lab = Lab::new();
+    lab.run(|| Netns::anonymous(|| Ok(())).unwrap().0.publish("lab-b").unwrap());
+    let before = lab.fingerprint();
+    let file = Declared::new(LAN);
+    for command in ["up", "plan"] {
+        let error = lab.refused(&file.args(command));
+        assert!(
+            error.contains("lab-b") && error.contains(":5:") && error.contains("ip netns del"),
+            "{error}"
+        );
+        assert_eq!(lab.fingerprint(), before);
+    }
+}
+
+#[test]
+fn a_bad_file_changes_nothing() {
+    let lab = Lab::new();
+    let before = lab.fingerprint();
+    let file = Declared::new(&LAN.replace("pods", "podz"));
+    for command in ["up", "plan"] {
+        let error = lab.refused(&file.args(command));
+        assert!(error.contains("podz") && error.contains("pods") && error.contains(":5:1"), "{error}");
+    }
+    let error = lab.refused(&["check", &file.path().to_string_lossy()]);
+    assert!(error.contains(":5:1"), "{error}");
+    assert_eq!(lab.fingerprint(), before);
+}
+
+/// Killed after each step of a change, the next `up` reaches what is declared, or what was, and `down` nothing.
+#[test]
+fn a_killed_change_is_finished_undone_or_removed() {
+    let lab = Lab::new();
+    let empty = lab.fingerprint();
+    let changed = "name = \"lab\"\n\n[switch.lan]\nsubnet = \"10.1.0.0/24\"\npods = [\"a\", \"d\"]\n\
+                   \n[bridge.other]\nsubnet = \"10.2.0.0/24\"\npods = [\"a\", \"e\"]\ngateway = true\n";
+    let (old, new) = (Declared::new(LAN), Declared::new(changed));
+    lab.ok(&old.args("up"));
+    let whole_old = lab.fingerprint();
+    lab.ok(&["down"]);
+    lab.ok(&new.args("up"));
+    let whole_new = lab.fingerprint();
+    lab.ok(&["down"]);
+    for step in 1..200 {
+        lab.ok(&old.args("up"));
+        let finished = lab.start(&new.args("up"), &[("VETH_STOP_AFTER", &step.to_string())]).finish();
+        let killed = finished.was_killed();
+        assert!(killed || finished.status.success(), "step {step}: {finished:?}");
+        match step % 3 {
+            0 => {
+                lab.ok(&new.args("up"));
+                assert_eq!(lab.fingerprint(), whole_new, "finished after step {step}");
+                assert!(lab.ok(&new.args("plan")).contains("nothing to do"), "after step {step}");
+            }
+            1 => {
+                lab.ok(&old.args("up"));
+                assert_eq!(lab.fingerprint(), whole_old, "undone after step {step}");
+                assert!(lab.ok(&old.args("plan")).contains("nothing to do"), "after step {step}");
+            }
+            _ => {}
+        }
+        lab.ok(&["down", "--all"]);
+        assert_eq!(lab.fingerprint(), empty, "after step {step}");
+        if !killed {
+            assert!(step > 20, "a change has steps");
+            return;
+        }
+    }
+    panic!("a change has more than 200 steps");
+}

@@ -48,6 +48,7 @@ pub struct Programs {
     server: PathBuf,
     switch: PathBuf,
     control: PathBuf,
+    application: PathBuf,
     schema: PathBuf,
     libraries: Vec<PathBuf>,
 }
@@ -59,18 +60,13 @@ pub struct Programs {
 ///
 /// With [`io::ErrorKind::NotFound`] when one is missing. The message says how to install them.
 pub fn find_programs() -> Result<Programs> {
-    match env::var_os(ROOT).filter(|root| !root.is_empty()) {
-        Some(root) => find_below(Path::new(&root)),
-        None => {
-            let path = env::var_os("PATH").unwrap_or_default();
-            let folders = env::split_paths(&path).filter(|folder| folder.is_absolute());
-            find_in(
-                &folders.chain(folders_of(Path::new("/"))).collect::<Vec<_>>(),
-                Path::new("/"),
-                Vec::new(),
-            )
-        }
+    if let Some(root) = env::var_os(ROOT).filter(|root| !root.is_empty()) {
+        return find_below(Path::new(&root));
     }
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders = env::split_paths(&path).filter(|folder| folder.is_absolute());
+    let folders: Vec<PathBuf> = folders.chain(folders_of(Path::new("/"))).collect();
+    find_in(&folders, Path::new("/"), Vec::new())
 }
 
 fn find_below(root: &Path) -> Result<Programs> {
@@ -109,6 +105,7 @@ fn find_in(folders: &[PathBuf], root: &Path, libraries: Vec<PathBuf>) -> Result<
         server: find(SERVER)?,
         switch: find(SWITCH)?,
         control: find("ovs-vsctl")?,
+        application: find("ovs-appctl")?,
         schema: schemas
             .map(|folder| root.join(folder).join("vswitch.ovsschema"))
             .into_iter()
@@ -154,11 +151,10 @@ impl Ovs {
             return Err(Error::new(action(), io::Error::new(io::ErrorKind::InvalidInput, reason)));
         }
         let is_new = !folder.exists();
-        self.start_with(&programs).map_err(|error| {
+        self.start_with(&programs).inspect_err(|_| {
             if is_new {
                 let _unused: Result<()> = self.stop();
             }
-            error
         })
     }
 
@@ -192,28 +188,29 @@ impl Ovs {
 
     /// Ends the daemons and removes the folder. Succeeds if there is nothing, and after a start that did not end.
     ///
-    /// A daemon is recognized by its command line, which names the folder, whatever became of its pid file.
+    /// A daemon is recognized by its command line, which names the folder, whatever became of its pid file. If the
+    /// switch was killed before, or does not answer, the links of its bridges and `ovs-netdev` stay.
     ///
     /// # Errors
     ///
     /// When a daemon does not die, or a file cannot be removed.
     pub fn stop(&self) -> Result<()> {
         let Self { folder } = self;
+        // The links of its bridges outlive it, unless it removes them. Where it cannot, it is ended all the same.
+        if self.processes()?.iter().any(|process| process.program == SWITCH)
+            && let Ok(programs) = find_programs()
+        {
+            let mut exit = self.command(&programs.application, &programs);
+            exit.arg(format!("--target={}", self.file(&format!("{SWITCH}.ctl")).display()));
+            let _unused: Result<String> = run(exit.args(["--timeout=5", "exit", "--cleanup"]));
+        }
         for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+            let processes = self.processes()?;
+            for process in &processes {
+                process.signal(signal)?;
+            }
             let start = Instant::now();
-            let mut signalled = false;
-            while start.elapsed() < PATIENCE {
-                let processes = self.processes()?;
-                if processes.is_empty() {
-                    break;
-                }
-                // Once is enough, and a second one would end an orderly end.
-                if !signalled {
-                    for process in &processes {
-                        process.signal(signal)?;
-                    }
-                    signalled = true;
-                }
+            while !processes.iter().all(Process::has_ended) && start.elapsed() < PATIENCE {
                 thread::sleep(Duration::from_millis(10));
             }
         }
@@ -393,6 +390,12 @@ struct Process {
 }
 
 impl Process {
+    /// Whether it has let go of everything. It loses its command line earlier, when its links are still there.
+    fn has_ended(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
+    }
+
     fn signal(&self, signal: Signal) -> Result<()> {
         match kill(Pid::from_raw(self.pid), signal) {
             Ok(()) | Err(Errno::ESRCH) => Ok(()),
@@ -475,6 +478,7 @@ mod tests {
         for file in [
             "usr/bin/ovsdb-tool",
             "usr/bin/ovs-vsctl",
+            "usr/bin/ovs-appctl",
             "usr/sbin/ovsdb-server",
             "usr/lib/openvswitch-switch/ovs-vswitchd",
             "usr/share/openvswitch/vswitch.ovsschema",

@@ -245,7 +245,8 @@ fn an_open_vswitch_of_our_own_switches_and_leaves_nothing() {
             assert!(!ovs.is_running().unwrap());
         }
         with_netlink(async |netlink| {
-            for name in [link, other_link] {
+            // Those of the switch outlive it.
+            for name in [link, other_link, "bridge".to_owned(), veth_user::net::ovs::COMMON_LINK.to_owned()] {
                 netlink.delete_link(netlink.link(&name).await.unwrap().index).await.unwrap();
             }
         });

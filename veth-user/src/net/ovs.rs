@@ -37,6 +37,10 @@ const TIMEOUT: &str = "--timeout=10";
 const SERVER: &str = "ovsdb-server";
 const SWITCH: &str = "ovs-vswitchd";
 
+/// The link that every instance makes beside those of its bridges, under this name: two in one namespace get into each
+/// other's way.
+pub const COMMON_LINK: &str = "ovs-netdev";
+
 /// What is in the folder.
 const DATABASE: &str = "conf.db";
 const SOCKET: &str = "db.sock";
@@ -48,7 +52,6 @@ pub struct Programs {
     server: PathBuf,
     switch: PathBuf,
     control: PathBuf,
-    application: PathBuf,
     schema: PathBuf,
     libraries: Vec<PathBuf>,
 }
@@ -105,7 +108,6 @@ fn find_in(folders: &[PathBuf], root: &Path, libraries: Vec<PathBuf>) -> Result<
         server: find(SERVER)?,
         switch: find(SWITCH)?,
         control: find("ovs-vsctl")?,
-        application: find("ovs-appctl")?,
         schema: schemas
             .map(|folder| root.join(folder).join("vswitch.ovsschema"))
             .into_iter()
@@ -186,24 +188,15 @@ impl Ovs {
         Ok(())
     }
 
-    /// Ends the daemons and removes the folder. Succeeds if there is nothing, and after a start that did not end.
+    /// Ends the daemons. Succeeds if there is none.
     ///
-    /// A daemon is recognized by its command line, which names the folder, whatever became of its pid file. If the
-    /// switch was killed before, or does not answer, the links of its bridges and `ovs-netdev` stay.
+    /// A daemon is recognized by its command line, which names the folder, whatever became of its pid file. The links
+    /// of its bridges and [`COMMON_LINK`] outlive it, also where it is asked to clean up; whoever made it deletes them.
     ///
     /// # Errors
     ///
-    /// When a daemon does not die, or a file cannot be removed.
-    pub fn stop(&self) -> Result<()> {
-        let Self { folder } = self;
-        // The links of its bridges outlive it, unless it removes them. Where it cannot, it is ended all the same.
-        if self.processes()?.iter().any(|process| process.program == SWITCH)
-            && let Ok(programs) = find_programs()
-        {
-            let mut exit = self.command(&programs.application, &programs);
-            exit.arg(format!("--target={}", self.file(&format!("{SWITCH}.ctl")).display()));
-            let _unused: Result<String> = run(exit.args(["--timeout=5", "exit", "--cleanup"]));
-        }
+    /// When a daemon does not die.
+    pub fn end(&self) -> Result<()> {
         for signal in [Signal::SIGTERM, Signal::SIGKILL] {
             let processes = self.processes()?;
             for process in &processes {
@@ -218,6 +211,18 @@ impl Ovs {
             let action = format!("end {} ({})", process.program, process.pid);
             return Err(Error::new(action, io::Error::from(io::ErrorKind::TimedOut)));
         }
+        Ok(())
+    }
+
+    /// Ends the daemons ([`Self::end`]) and removes the folder. Succeeds if there is nothing, and after a start that did
+    /// not end.
+    ///
+    /// # Errors
+    ///
+    /// When a daemon does not die, or a file cannot be removed.
+    pub fn stop(&self) -> Result<()> {
+        let Self { folder } = self;
+        self.end()?;
         match fs::remove_dir_all(folder) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 Err(Error::new(format!("remove the folder {}", folder.display()), source))

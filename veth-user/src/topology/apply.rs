@@ -246,6 +246,7 @@ fn check_names(plan: &Plan, links: &[Link]) -> Result<(), Error> {
                 }
             }
             Step::Pair { pod, port } => wanted.push(&topology.pods[*pod].ports[*port].host_link),
+            Step::Ovs => wanted.push(ovs::COMMON_LINK),
             Step::Bridge { path } => {
                 wanted.extend(topology.paths[*path].bridge.iter().map(|bridge| bridge.link.as_str()));
             }
@@ -530,7 +531,10 @@ impl Worker<'_> {
             Step::RemovePort(gone) => self.remove_port(gone).await,
             Step::RemovePod(pod) => teardown::delete_namespace(topology, pod).await,
             Step::RemoveBridge(path) => self.remove_bridge(path).await,
-            Step::RemoveOvs => Ok(self.ovs.stop()?),
+            Step::RemoveOvs => {
+                self.ovs.stop()?;
+                self.delete_ours(ovs::COMMON_LINK).await
+            }
             Step::RemoveFirewall => {
                 forwarding::delete(&topology.table())?;
                 teardown::stop_forwarding(self.roots, &topology.name)
@@ -633,7 +637,8 @@ impl Worker<'_> {
             if self.ovs.is_running()? {
                 self.ovs.remove_bridge(&bridge.link)?;
             }
-            return Ok(());
+            // The switch leaves it where it was killed, or does not clean up.
+            return self.delete_ours(&bridge.link).await;
         }
         if path.is_guarded() && self.is_loaded() {
             pins::remove_pin(&self.pins().link(&bridge.link))?;
@@ -836,6 +841,8 @@ impl Worker<'_> {
         self.netlink.set_alias(index, &self.topology.bridge_alias(path)).await?;
         if path.kind == Kind::Ovs {
             self.netlink.set_group(index, group).await?;
+            let common = self.netlink.link(ovs::COMMON_LINK).await?.index;
+            self.netlink.set_alias(common, &self.topology.bridge_alias(path)).await?;
         }
         if path.is_guarded() {
             self.guard(path).await?;
@@ -891,12 +898,13 @@ impl Worker<'_> {
         datapath.set_target(port.slot, ifindex)?;
         // Allowed before it is checked, and no longer allowed after it was.
         let allowed: Vec<IpAddr> = match topology.path(port).spoof_check {
-            true => port.addresses.iter().map(|cidr| cidr.address).chain([link_local(port)]).collect(),
+            true => port.addresses.iter().map(|cidr| cidr.address).chain([port.mac.link_local().into()]).collect(),
             false => Vec::new(),
         };
         for address in &allowed {
             datapath.set_source(port.slot, *address)?;
         }
+        let was_known = datapath.port(ifindex).is_some();
         let way =
             datapath.port(ifindex).filter(|_| peer.is_some()).map_or(usual, |entry| known(entry.target));
         datapath.set_port(&port_entry(topology, port, ifindex, way))?;
@@ -904,9 +912,11 @@ impl Worker<'_> {
             let way = datapath.fdb(key).map_or(usual, known);
             datapath.set_fdb(key, &target(topology, port, way))?;
         }
-        for address in datapath.sources(port.slot).collect::<Result<Vec<_>, _>>()? {
-            if !allowed.contains(&address) {
-                datapath.remove_source(port.slot, address)?;
+        if was_known {
+            for address in datapath.sources(port.slot).collect::<Result<Vec<_>, _>>()? {
+                if !allowed.contains(&address) {
+                    datapath.remove_source(port.slot, address)?;
+                }
             }
         }
         Ok(())
@@ -1107,13 +1117,6 @@ async fn set_merged_sizes(netlink: &Netlink, link: &Link, gso: u32, gro: u32) ->
         return Ok(());
     }
     Ok(netlink.set_max_sizes(link.index, gso, gro).await?)
-}
-
-/// The address that a pod's kernel gives its end by itself: from its Ethernet address (RFC 4291, appendix A).
-fn link_local(port: &Port) -> IpAddr {
-    let [a, b, c, d, e, f] = port.mac.bytes();
-    let word = |high: u8, low: u8| u16::from_be_bytes([high, low]);
-    std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, word(a ^ 2, b), word(c, 0xff), word(0xfe, d), word(e, f)).into()
 }
 
 /// Waits until links of a namespace are operational.

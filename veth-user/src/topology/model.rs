@@ -11,7 +11,7 @@ use veth_common::Mac;
 
 use crate::{
     datapath::{Hook, Place, Redirect},
-    net::{address::Cidr, forwarding::ForwardPath, link},
+    net::{address::Cidr, forwarding::ForwardPath, link, ovs},
 };
 
 /// Pods that one switch takes. The bridge behind it holds 1,023 ports; the rest is kept for links to others.
@@ -606,7 +606,7 @@ impl Topology {
         let ports = self.ports().map(|(_, port)| port.host_link.as_str());
         let bridges = self.bridges().map(|(_, bridge)| bridge.link.as_str());
         let cables = self.cables.iter().flat_map(|cable| cable.ends.iter().map(|end| end.link.as_str()));
-        ports.chain(bridges).chain(cables)
+        ports.chain(bridges).chain(cables).chain(self.has_ovs().then_some(ovs::COMMON_LINK))
     }
 
     /// Whether an Open vSwitch is in it.

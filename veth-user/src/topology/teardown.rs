@@ -106,13 +106,14 @@ pub(super) async fn teardown(
     progress.start(3 + record.topologies().map(|topology| topology.pods.len()).sum::<usize>());
     if record.topologies().any(Topology::has_ovs) {
         progress.step(&"stop the Open vSwitch");
-        errors.extend(Ovs::new(roots.ovs_folder(name)).stop().err().map(Error::from));
+        errors.extend(Ovs::new(roots.ovs_folder(name)).end().err().map(Error::from));
         hooks::step();
     }
     if same_boot {
         progress.step(&"delete links");
         errors.extend(delete_links(roots, record, netlink).await);
         hooks::step();
+        errors.extend(Ovs::new(roots.ovs_folder(name)).stop().err().map(Error::from));
         if record.topologies().any(Topology::is_routed) {
             progress.step(&"stop forwarding");
             errors.extend(forwarding::delete(&record.topology.table()).err().map(Error::from));
@@ -241,6 +242,10 @@ async fn delete_links(roots: &Roots, record: &Record, netlink: &Netlink) -> Vec<
     let groups: HashSet<u32> = record.topologies().flat_map(Topology::groups).collect();
     let names: HashSet<&str> = record.topologies().flat_map(Topology::host_links).collect();
     let prefix = topology.alias_prefix();
+    // What an Open vSwitch makes has no group. Its folder says that it is ours.
+    let had_ovs = roots.ovs_folder(&topology.name).exists();
+    let is_of_ovs =
+        |link: &Link| had_ovs && names.contains(link.name.as_str()) && link.kind.as_deref() == Some("tun");
     // A link has its name and group from birth, its alias a little later.
     let is_ours = |link: &Link| match &link.alias {
         Some(alias) => alias.starts_with(&prefix),
@@ -248,6 +253,7 @@ async fn delete_links(roots: &Roots, record: &Record, netlink: &Netlink) -> Vec<
             groups.contains(&link.group)
                 && names.contains(link.name.as_str())
                 && matches!(link.kind.as_deref(), Some("veth" | "bridge"))
+                || is_of_ovs(link)
         }
     };
     let links = match netlink.links().await {

@@ -1114,6 +1114,7 @@ impl<'d> Resolver<'d> {
                 subnets.iter().find(|subnet| subnet.contains(address)).map(|subnet| subnet.with(address))
             };
             let made = &mut topology.paths[number];
+            made.subnets = subnets.iter().map(|subnet| subnet.network()).collect();
             made.queues = spec.queues.or(document.queues).unwrap_or(1);
             made.gateway = if *kind == Kind::Route {
                 let is_used = |gateway: &Cidr| {

@@ -48,6 +48,11 @@ impl Subnet {
         }
     }
 
+    /// The subnet as an address with a prefix length.
+    pub(super) fn network(self) -> Cidr {
+        self.with(self.address(self.first))
+    }
+
     /// Whether an address is one that a pod can have here.
     pub(super) fn is_usable(self, address: IpAddr) -> bool {
         let (least, most) = self.usable();

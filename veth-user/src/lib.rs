@@ -9,6 +9,7 @@ pub mod doctor;
 pub mod hooks;
 pub mod net;
 pub mod probe;
+pub mod show;
 pub mod state;
 pub mod stats;
 pub mod text;

@@ -10,6 +10,7 @@ mod options;
 mod plan;
 mod progress;
 mod run;
+mod show;
 mod stats;
 mod up;
 
@@ -83,6 +84,7 @@ enum Command {
     Up(up::Args),
     Down(down::Args),
     Ls(ls::Args),
+    Show(show::Args),
     Exec(exec::Args),
     Stats(stats::Args),
     Doctor(doctor::Args),
@@ -107,6 +109,7 @@ pub fn main() -> ExitCode {
     let result = match command {
         // Becomes another process: no runtime, no threads.
         Command::Exec(args) => exec::main(&args, &roots),
+        Command::Show(args) => show::main(&args, &roots),
         Command::Run(args) => block_on(run::main(args, &roots)),
         Command::Init(args) => init::main(&args),
         Command::Plan(args) => block_on(plan::main(args, &roots)),

@@ -1,9 +1,11 @@
 //! ICMP echo from inside a pod.
 
 use std::{
+    ffi::CString,
     io,
     mem::MaybeUninit,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, SocketAddrV6},
+    sync::atomic::{AtomicU16, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -11,11 +13,14 @@ use std::{
 use serde::Serialize;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::Error;
-use crate::{net::Netns, topology::Pod};
+use super::{Error, HOST, select::Pair};
+use crate::{net::Netns, topology::Topology};
 
-/// How long an answer is waited for.
-const TIMEOUT: Duration = Duration::from_secs(1);
+/// How long an answer is waited for: longer than the kernel asks a second time for a neighbour.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The same after one was lost: the check has failed already, and the rest only tells how badly.
+const TIMEOUT_AFTER_LOSS: Duration = Duration::from_millis(200);
 
 /// Between two requests.
 const INTERVAL: Duration = Duration::from_millis(10);
@@ -24,13 +29,18 @@ const INTERVAL: Duration = Duration::from_millis(10);
 const ECHO_V4: (u8, u8) = (8, 0);
 const ECHO_V6: (u8, u8) = (128, 129);
 
+/// Tells exchanges that run at the same time in one namespace apart: a raw socket sees the replies of all.
+static EXCHANGES: AtomicU16 = AtomicU16::new(0);
+
 /// What became of some echo requests.
 #[derive(Clone, Debug, Serialize)]
 pub struct PingReport {
     /// The pod that asked.
     pub from: String,
-    /// The pod that was asked.
+    /// The pod that was asked, or `host`.
     pub to: String,
+    /// From which address, where it was not left to the kernel.
+    pub source: Option<IpAddr>,
     /// At which address.
     pub address: IpAddr,
     /// Requests sent.
@@ -43,60 +53,104 @@ pub struct PingReport {
     pub median_us: Option<f64>,
     /// The longest: usually the first, which had to find the neighbour.
     pub max_us: Option<f64>,
+    /// Why requests could not be sent, where the kernel said so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
-/// Sends `count` echo requests from one pod to another and waits for each reply.
-pub(super) fn ping(from: &Pod, to: &Pod, address: IpAddr, count: u16) -> Result<PingReport, Error> {
-    let mut times = Netns::open(&from.namespace)?.run(|| exchange(address, count))??;
+impl PingReport {
+    /// Whether every request was answered.
+    #[must_use]
+    pub const fn passed(&self) -> bool {
+        self.received == self.sent && self.error.is_none()
+    }
+}
+
+/// Sends `count` echo requests from a port and waits for each reply. Also returns the round trips in microseconds.
+pub(super) fn ping(topology: &Topology, pair: &Pair, count: u16) -> Result<(PingReport, Vec<f64>), Error> {
+    let (pod, port) = pair.from.of(topology);
+    let mut times = Vec::new();
+    let exchange = || exchange(pair, &port.name, count, &mut times);
+    let error = Netns::open(&pod.namespace)?.run(exchange)?.err().map(|error| error.to_string());
     times.sort();
-    let microseconds = |time: &Duration| time.as_secs_f64() * 1e6;
-    Ok(PingReport {
-        from: from.name.clone(),
-        to: to.name.clone(),
-        address,
+    let times: Vec<f64> = times.iter().map(|time| time.as_secs_f64() * 1e6).collect();
+    let report = PingReport {
+        from: pod.name.clone(),
+        to: pair.to.map_or_else(|| HOST.to_owned(), |to| to.of(topology).0.name.clone()),
+        source: pair.source,
+        address: pair.target,
         sent: count,
         received: u16::try_from(times.len()).unwrap_or(u16::MAX),
-        min_us: times.first().map(microseconds),
-        median_us: times.get(times.len() / 2).map(microseconds),
-        max_us: times.last().map(microseconds),
-    })
+        min_us: times.first().copied(),
+        median_us: median(&times),
+        max_us: times.last().copied(),
+        error,
+    };
+    Ok((report, times))
 }
 
-/// The round-trip times of the requests that were answered.
-fn exchange(address: IpAddr, count: u16) -> Result<Vec<Duration>, Error> {
-    let action = format!("ping {address}");
+/// The middle of what is sorted.
+pub(super) fn median(sorted: &[f64]) -> Option<f64> {
+    sorted.get(sorted.len() / 2).copied()
+}
+
+/// Collects the round-trip times of the requests that were answered.
+fn exchange(pair: &Pair, interface: &str, count: u16, times: &mut Vec<Duration>) -> io::Result<()> {
+    let address = pair.target;
     let (domain, protocol) = match address {
         IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
         IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
     };
-    let socket = Socket::new(domain, Type::RAW, Some(protocol)).map_err(Error::socket(&action))?;
-    let target = SocketAddr::new(address, 0).into();
-    let id = u16::try_from(std::process::id() & 0xffff).unwrap_or_default();
-    let mut times = Vec::new();
+    let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
+    leave_by(&socket, interface, pair.source)?;
+    // Connected, so that the kernel hands over only what comes from there.
+    socket.connect(&target(address, interface)?.into())?;
+    // Not from 0 in every process: two checks may run at the same time.
+    let process = u16::try_from(std::process::id() & 0xffff).unwrap_or_default();
+    let id = EXCHANGES.fetch_add(1, Ordering::Relaxed).wrapping_add(process);
+    let mut refused = None;
     for sequence in 0..count {
-        let request = request(address, id, sequence);
+        let lost = times.len() < usize::from(sequence);
+        let patience = if lost { TIMEOUT_AFTER_LOSS } else { TIMEOUT };
         let start = Instant::now();
-        match socket.send_to(&request, &target) {
-            Ok(_) => {}
-            // No neighbour, no route: a lost request, not a broken check.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable
-                ) =>
-            {
-                continue;
-            }
-            Err(error) => return Err(Error::socket(&action)(error)),
-        }
-        if let Some(time) = answer(&socket, address, id, sequence, start).map_err(Error::socket(&action))? {
-            times.push(time);
+        let answer = match socket.send(&request(address, id, sequence)) {
+            Ok(_) => answer(&socket, address, id, sequence, start, patience),
+            Err(error) => Err(error),
+        };
+        match answer {
+            Ok(time) => times.extend(time),
+            // No neighbour, no route: a lost request.
+            Err(error) => refused = Some(error),
         }
         if sequence + 1 < count {
             thread::sleep(INTERVAL);
         }
     }
-    Ok(times)
+    refused.map_or(Ok(()), Err)
+}
+
+/// Makes a socket use one of several interfaces, and an address of it.
+pub(super) fn leave_by(socket: &Socket, interface: &str, source: Option<IpAddr>) -> io::Result<()> {
+    let said =
+        |what: String| move |error: io::Error| io::Error::new(error.kind(), format!("{what}: {error}"));
+    socket.bind_device(Some(interface.as_bytes())).map_err(said(format!("bind to {interface}")))?;
+    if let Some(source) = source {
+        let address = target(source, interface)?;
+        socket.bind(&address.into()).map_err(said(format!("bind to {source}")))?;
+    }
+    Ok(())
+}
+
+/// An address with, where it is only valid on a link, the number of that link.
+fn target(address: IpAddr, interface: &str) -> io::Result<SocketAddr> {
+    Ok(match address {
+        IpAddr::V6(address) if address.is_unicast_link_local() => {
+            let name = CString::new(interface)?;
+            let index = nix::net::if_::if_nametoindex(name.as_c_str())?;
+            SocketAddrV6::new(address, 0, 0, index).into()
+        }
+        other => SocketAddr::new(other, 0),
+    })
 }
 
 /// Waits for the reply to one request. A raw socket sees other ICMP messages too; those are passed over.
@@ -106,10 +160,11 @@ fn answer(
     id: u16,
     sequence: u16,
     start: Instant,
+    patience: Duration,
 ) -> io::Result<Option<Duration>> {
     let mut buffer = [MaybeUninit::<u8>::uninit(); 1500];
     loop {
-        let left = TIMEOUT.saturating_sub(start.elapsed());
+        let left = patience.saturating_sub(start.elapsed());
         if left.is_zero() {
             return Ok(None);
         }

@@ -10,8 +10,15 @@ use std::{
 use serde::Serialize;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use super::Error;
-use crate::net::Netns;
+use super::{
+    Error,
+    ping::leave_by,
+    select::{End, Pair},
+};
+use crate::{
+    net::Netns,
+    topology::{Pod, Topology},
+};
 
 /// How long the other end is waited for.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -34,42 +41,75 @@ pub struct TcpReport {
     pub seconds: f64,
     /// That is, in bits a second.
     pub bits_per_second: f64,
+    /// Why it came to nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
-/// Sends as much as it can for some time. What counts is what arrives.
+impl TcpReport {
+    /// Whether anything arrived, and all of it.
+    #[must_use]
+    pub const fn passed(&self) -> bool {
+        self.bytes > 0 && self.error.is_none()
+    }
+}
+
+/// Sends as much as it can for some time from the port of a pair to the address of another. What counts is what
+/// arrives.
 pub(super) fn transfer(
-    (from, from_namespace): (&str, &Netns),
-    (to, to_namespace): (&str, &Netns),
-    address: IpAddr,
+    topology: &Topology,
+    pair: &Pair,
+    to: End,
     duration: Duration,
 ) -> Result<TcpReport, Error> {
-    let action = |what: &str| format!("{what} for a TCP transfer from {from} to {to} ({address})");
-    let listener = to_namespace.run(|| listen(address))?.map_err(Error::socket(action("listen")))?;
-    let target = listener.local_addr().map_err(Error::socket(action("listen")))?;
-    let (received, sent) = thread::scope(|scope| {
-        let receiver = scope.spawn(|| receive(&listener));
-        let sent = from_namespace.run(|| send(target, duration));
-        (receiver.join(), sent)
-    });
-    sent?.map_err(Error::socket(action("send")))?;
-    let (bytes, elapsed) = received
-        .map_err(|_panic| io::Error::other("the receiver panicked"))
-        .flatten()
-        .map_err(Error::socket(action("receive")))?;
+    let (from, port) = pair.from.of(topology);
+    let (to, _) = to.of(topology);
+    let done = carry((from, to), &port.name, pair, duration)?;
+    let (bytes, elapsed, error) = match done {
+        Ok((bytes, elapsed)) => (bytes, elapsed, None),
+        Err(error) => (0, Duration::ZERO, Some(error)),
+    };
     let seconds = elapsed.as_secs_f64();
     #[expect(clippy::cast_precision_loss, reason = "a rate is shown with four digits")]
     let bits_per_second = if seconds > 0.0 { bytes as f64 * 8.0 / seconds } else { 0.0 };
-    Ok(TcpReport { from: from.to_owned(), to: to.to_owned(), address, bytes, seconds, bits_per_second })
+    let (from, to) = (from.name.clone(), to.name.clone());
+    Ok(TcpReport { from, to, address: pair.target, bytes, seconds, bits_per_second, error })
 }
 
-fn listen(address: IpAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(SocketAddr::new(address, 0))
+/// How many bytes arrived in which time, or what failed and why.
+fn carry(
+    (from, to): (&Pod, &Pod),
+    interface: &str,
+    pair: &Pair,
+    duration: Duration,
+) -> Result<Result<(u64, Duration), String>, Error> {
+    let (from, to) = (Netns::open(&from.namespace)?, Netns::open(&to.namespace)?);
+    let listening = to.run(|| {
+        let listener = TcpListener::bind(SocketAddr::new(pair.target, 0))?;
+        let target = listener.local_addr()?;
+        Ok::<_, io::Error>((listener, target))
+    })?;
+    let (listener, target) = match listening {
+        Ok(listening) => listening,
+        Err(error) => return Ok(Err(format!("listen: {error}"))),
+    };
+    let (received, sent) = thread::scope(|scope| {
+        let receiver = scope.spawn(|| receive(&listener));
+        let sent = from.run(|| send(target, interface, pair, duration));
+        (receiver.join(), sent)
+    });
+    if let Err(error) = sent? {
+        return Ok(Err(format!("send: {error}")));
+    }
+    let received = received.map_err(|_panic| io::Error::other("the receiver panicked")).flatten();
+    Ok(received.map_err(|error| format!("receive: {error}")))
 }
 
-fn send(target: SocketAddr, duration: Duration) -> io::Result<()> {
+fn send(target: SocketAddr, interface: &str, pair: &Pair, duration: Duration) -> io::Result<()> {
     let socket = Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP))?;
     // The machine's default may be BBR, which without pacing by FQ shows itself more than the path.
     SockRef::from(&socket).set_tcp_congestion(b"cubic")?;
+    leave_by(&socket, interface, pair.source)?;
     socket.connect_timeout(&target.into(), TIMEOUT)?;
     let mut stream = TcpStream::from(socket);
     stream.set_write_timeout(Some(TIMEOUT))?;

@@ -20,7 +20,7 @@ use super::{
     up::{Ended, bring_up, interruptible, uninterrupted},
 };
 use crate::{
-    check::{Report, check},
+    check::{Extent, Options, PingReport, Report, TcpReport, check},
     hooks,
     net::Netlink,
     state::Roots,
@@ -33,6 +33,9 @@ const PINGS: u16 = 10;
 
 /// How long the transfer lasts.
 const TRANSFER: Duration = Duration::from_secs(1);
+
+/// Pings at the same time: few, for the round-trip times are shown.
+const THREADS: usize = 4;
 
 /// How often the table is drawn.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -62,9 +65,16 @@ pub(super) struct Args {
 
 /// What `run --json` prints.
 #[derive(Debug, Serialize)]
-struct Output {
-    check: Report,
+struct Output<'a> {
+    check: Checked<'a>,
     stats: Vec<Snapshot>,
+}
+
+/// What it prints of the check: there is one path.
+#[derive(Debug, Serialize)]
+struct Checked<'a> {
+    pings: &'a [PingReport],
+    tcp: Option<&'a TcpReport>,
 }
 
 pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
@@ -125,7 +135,9 @@ async fn body(
     }
     let report = {
         let topology = topology.clone();
-        tokio::task::spawn_blocking(move || check(&topology, PINGS, TRANSFER))
+        let options =
+            Options { extent: Extent::Ring, pings: PINGS, transfer: TRANSFER, seed: 0, threads: THREADS };
+        tokio::task::spawn_blocking(move || check(&topology, &options, |_| {}))
             .await
             .context("check the path")?
             .context("check the path")?
@@ -142,7 +154,8 @@ async fn body(
             tokio::time::sleep(duration.unwrap_or_default()).await;
             let stats = stats::take(roots, records, true, &Netlink::open()?).await?;
             if json {
-                print_json(&Output { check: report.clone(), stats })
+                let check = Checked { pings: &report.pings, tcp: report.transfers().next() };
+                print_json(&Output { check, stats })
             } else {
                 print(&stats::tables(&stats, None, usize::MAX))
             }
@@ -166,8 +179,9 @@ fn describe(report: &Report) -> String {
         .pings
         .iter()
         .map(|ping| {
+            let reason = ping.error.as_ref().map(|error| format!(" ({error})")).unwrap_or_default();
             format!(
-                "ping {} -> {} ({}): {}/{} received, round trip min/median/max {}/{}/{} us",
+                "ping {} -> {} ({}): {}/{} received, round trip min/median/max {}/{}/{} us{reason}",
                 ping.from,
                 ping.to,
                 ping.address,
@@ -179,14 +193,12 @@ fn describe(report: &Report) -> String {
             )
         })
         .collect();
-    let tcp = &report.tcp;
-    lines.push(format!(
-        "tcp  {} -> {} ({}): {:.1} Gbit/s over {:.1} s\n\n",
-        tcp.from,
-        tcp.to,
-        tcp.address,
-        tcp.bits_per_second / 1e9,
-        tcp.seconds,
-    ));
-    lines.join("\n")
+    lines.extend(report.transfers().map(|tcp| {
+        let TcpReport { from, to, address, bytes: _, seconds, bits_per_second, error } = tcp;
+        let what = error
+            .clone()
+            .unwrap_or_else(|| format!("{:.1} Gbit/s over {seconds:.1} s", bits_per_second / 1e9));
+        format!("tcp  {from} -> {to} ({address}): {what}")
+    }));
+    lines.join("\n") + "\n\n"
 }

@@ -55,7 +55,7 @@ pub fn live(lab: &Lab, what: &str, file: &Declared) {
     let name = name.split_whitespace().next().unwrap_or_default().to_owned();
     let plan = lab.ok(&file.args("plan"));
     assert!(plan.contains("nothing to do"), "{what}: {plan}");
-    lab.ok(&["check", "--live", &name]);
+    lab.ok(&["check", "--live", &name, "--transfer", "50ms"]);
     lab.ok(&["down", &name]);
     assert_eq!(lab.fingerprint(), before, "{what} leaves something");
 }

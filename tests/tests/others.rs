@@ -14,6 +14,7 @@ use veth_tests::{
     Lab,
     foreign::{Foreign, Verdict},
     lab::{eventually, with_netlink},
+    topology::{Declared, examples, live},
     traffic::udp,
 };
 use veth_user::net::{
@@ -259,4 +260,31 @@ fn an_open_vswitch_of_our_own_switches_and_leaves_nothing() {
 fn an_open_vswitch_needs_a_short_path() {
     let ovs = Ovs::new(format!("/run/{}", "x".repeat(100)));
     assert!(ovs.start().unwrap_err().source.to_string().contains("107 bytes"));
+}
+
+#[test]
+fn the_examples_with_an_open_vswitch_come_up_pass_their_check_and_go() {
+    let with_ovs = |name: &String| ["ovs", "link"].contains(&name.as_str());
+    for (name, file) in examples().filter(|(name, _)| with_ovs(name)) {
+        live(&Lab::new(), &name, &file);
+    }
+}
+
+/// The switch of a topology is killed, and `up` starts it again with what it had.
+#[test]
+fn an_open_vswitch_that_was_killed_is_started_again() {
+    let lab = Lab::new();
+    let before = lab.fingerprint();
+    let file = Declared::new(
+        "name = \"o\"\n[ovs.lan]\nsubnet = \"10.1.0.0/24\"\npods = [\"a\", \"b\"]\ngateway = true\n",
+    );
+    lab.ok(&file.args("up"));
+    lab.run(|| Ovs::new("/run/veth/o.ovs").end().unwrap());
+    let list = lab.ok(&["ls"]);
+    assert!(list.contains("the Open vSwitch does not run"), "{list}");
+    lab.ok(&file.args("up"));
+    assert!(lab.ok(&file.args("plan")).contains("nothing to do"));
+    lab.ok(&["check", "--live", "o", "--transfer", "50ms"]);
+    lab.ok(&["down"]);
+    assert_eq!(lab.fingerprint(), before);
 }

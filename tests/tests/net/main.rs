@@ -9,6 +9,7 @@ mod forwarding;
 mod isolation;
 mod kill;
 mod lifecycle;
+mod random;
 mod spoof;
 mod switch;
 mod topology;

@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand, which parses its arguments, calls the library and prints.
 
+mod check;
 mod doctor;
 mod down;
 mod exec;
@@ -34,12 +35,15 @@ Exit codes:
   0    done
   1    could not be done; the reason is on standard error, and nothing half-done is left
   2    the command line cannot be understood
-  3    `run`: the path is there, but a ping or the transfer failed
+  3    `run`, `check --live`: it is up, but a ping or a transfer failed
   10, 11  `doctor`: something could be better or cannot be seen; something does not work
   101  a bug in veth (`run` has cleaned up all the same)
   126, 127, or the command's own  `exec`: could not be started, was not found, or how it ended
   129, 130, 143  `up`: ended by SIGHUP, Ctrl-C or SIGTERM, after removing what it had made. `run` and
        `stats --watch` are meant to be ended so, and end as if by themselves; `down` goes on to its end";
+
+/// The exit code when something is up and its traffic does not arrive.
+const CHECK_FAILED: u8 = 3;
 
 /// The heading of options that every subcommand has.
 const EVERYWHERE: &str = "Options of every command";
@@ -80,6 +84,7 @@ struct Cli {
 enum Command {
     Run(run::Args),
     Init(init::Args),
+    Check(check::Args),
     Plan(plan::Args),
     Up(up::Args),
     Down(down::Args),
@@ -112,6 +117,7 @@ pub fn main() -> ExitCode {
         Command::Show(args) => show::main(&args, &roots),
         Command::Run(args) => block_on(run::main(args, &roots)),
         Command::Init(args) => init::main(&args),
+        Command::Check(args) => block_on(check::main(args, &roots)),
         Command::Plan(args) => block_on(plan::main(args, &roots)),
         Command::Up(args) => block_on(up::main(args, &roots)),
         Command::Down(args) => block_on(down::main(args, &roots)),

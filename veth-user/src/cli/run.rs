@@ -112,7 +112,9 @@ pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
         }
     };
     match (result, removed) {
-        (Ok(()), Ok(_)) => Ok(if passed.get() { ExitCode::SUCCESS } else { ExitCode::from(3) }),
+        (Ok(()), Ok(_)) => {
+            Ok(if passed.get() { ExitCode::SUCCESS } else { ExitCode::from(super::CHECK_FAILED) })
+        }
         (Ok(()), Err(error)) | (Err(error), Ok(_)) => Err(error),
         (Err(error), Err(second)) => {
             log::error!("{second:#}");

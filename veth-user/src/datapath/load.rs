@@ -7,7 +7,7 @@ use aya::{
     maps::MapError,
     programs::{Program, ProgramFd, ProgramInfo, XdpMode},
 };
-use veth_common::{DEFAULT_CAPACITY, SOURCES_PER_SLOT};
+use veth_common::SOURCES_PER_SLOT;
 
 use super::{Error, Hook, object, pins::Pins};
 use crate::{state::Roots, topology::model::LogLevel};
@@ -56,11 +56,14 @@ pub struct LoadOptions {
     pub set_packet_host: bool,
 }
 
+/// The fewest slots that maps get: they take 300 KiB, and 200 KiB for each processor.
+const SLOTS_MIN: u32 = 1_024;
+
 /// How many slots the maps of a topology get: room for as many again, so that pods can be added without loading
 /// anew.
 #[must_use]
 pub fn capacity(slots: u32) -> u32 {
-    slots.saturating_mul(2).next_power_of_two().max(DEFAULT_CAPACITY)
+    slots.saturating_mul(2).next_power_of_two().max(SLOTS_MIN)
 }
 
 /// Loads the embedded object, with new maps, and pins programs and maps. They outlive this process.

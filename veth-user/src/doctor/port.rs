@@ -556,7 +556,8 @@ mod tests {
         // Somebody's XDP program keeps it off.
         slow.host.as_mut().unwrap().xdp = Some(XdpProgram { id: 9, native: true });
         assert_eq!(told(&by_tcx(slow)), []);
-        let ours = Facts { ingress: Ok(vec![program(Hook::Xdp, 1)]), ..port() };
+        let needed = features::XDP.to_vec();
+        let ours = Facts { ingress: Ok(vec![program(Hook::Xdp, 1)]), needed, ..port() };
         let findings = judged(Hook::Xdp, Redirect::Devmap, Order::Last, ours);
         let finding = findings.iter().find(|finding| finding.id == "port-features").unwrap();
         assert_eq!(finding.level, Level::Fail, "sums are left to the device, and GRO is off");

@@ -290,14 +290,13 @@ mod tests {
     #[test]
     fn each_drift_is_told_and_repaired_if_all_can_be() {
         let wire = || Topology::wire("wire", 1_500).unwrap();
-        let drift = |what: &str, repair| Drift { what: what.to_owned(), repair };
-        let repair = topology::observe::Repair::Prepare { slot: 1 };
-        let status =
-            Status::Drifted(vec![drift("a", Some(repair.clone())), drift("b", Some(repair.clone()))]);
+        let drift = |what: &str, fault| Drift { what: what.to_owned(), fault };
+        let repair = Fault::Mtu("ns1".to_owned(), "eth0".to_owned());
+        let status = Status::Drifted(vec![drift("a", repair.clone()), drift("b", repair.clone())]);
         let findings = judge(&facts(wire(), status, 1_024, true));
         assert_eq!(findings.iter().filter(|finding| finding.repair.is_some()).count(), 2, "{findings:?}");
         assert_eq!(findings[1].seen, "drifted: b");
-        let status = Status::Drifted(vec![drift("a", Some(repair)), drift("b", None)]);
+        let status = Status::Drifted(vec![drift("a", repair), drift("b", Fault::Programs)]);
         let findings = judge(&facts(wire(), status, 1_024, true));
         assert!(findings.iter().all(|finding| finding.repair.is_none()), "{findings:?}");
     }

@@ -105,7 +105,10 @@ wire
         assert!(text.contains("router*") && text.contains("(also on bridge-path eth1)"), "{text}");
         assert!(text.contains("(also on switch-path eth0)"), "{text}");
         assert!(text.contains("gateway 10.3.0.254/24 fd00:3::fe/64, outside"), "{text}");
-        assert!(text.contains("link leg: ovs-path (lab-leg-a) -- host (lab-leg-b 10.6.0.100/24)"), "{text}");
+        assert!(
+            text.contains("link leg: ovs-path (ln-lab-leg-a) -- host (ln-lab-leg-b 10.6.0.100/24)"),
+            "{text}"
+        );
     }
 
     #[test]

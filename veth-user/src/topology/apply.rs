@@ -769,7 +769,7 @@ impl Worker<'_> {
     async fn settle(&self, pod: &Pod) -> Result<(), Error> {
         let namespace = Netns::open(&pod.namespace)?;
         let netlink = namespace.netlink()?;
-        let wanted: Vec<model::Route> = self.topology.routes_of(pod).collect();
+        let wanted = self.topology.routes_of(pod);
         for (number, port) in pod.ports.iter().enumerate() {
             let link = netlink.link(&port.name).await?.index;
             let wanted = || {
@@ -857,10 +857,6 @@ impl Worker<'_> {
         if link.mtu != path.mtu {
             self.netlink.set_mtu(link.index, path.mtu).await?;
         }
-        let (gso, gro) = merged_sizes(path);
-        if path.kind != Kind::Ovs {
-            set_merged_sizes(self.netlink, &link, gso, gro).await?;
-        }
         set_addresses(self.netlink, &link, &path.gateway, true).await?;
         if path.kind != Kind::Ovs || path.is_routed() {
             self.netlink.set_up(link.index).await?;
@@ -898,7 +894,9 @@ impl Worker<'_> {
         datapath.set_target(port.slot, ifindex)?;
         // Allowed before it is checked, and no longer allowed after it was.
         let allowed: Vec<IpAddr> = match topology.path(port).spoof_check {
-            true => port.addresses.iter().map(|cidr| cidr.address).chain([port.mac.link_local().into()]).collect(),
+            true => {
+                port.addresses.iter().map(|cidr| cidr.address).chain([port.mac.link_local().into()]).collect()
+            }
             false => Vec::new(),
         };
         for address in &allowed {

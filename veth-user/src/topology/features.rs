@@ -22,7 +22,7 @@ pub(super) const XDP_WARNING: &str = "XDP: bulk TCP is several times slower than
 ///   (`veth_xdp_xmit` in `drivers/net/veth.c`).
 /// * A frame in XDP has no state beside its bytes: a checksum or a VLAN tag that the sender left to the device
 ///   would be lost, and ping would work while TCP never connects.
-pub(super) const XDP: [Setting; 5] = [
+pub(crate) const XDP: [Setting; 5] = [
     GRO,
     Setting { feature: "tx-checksum-ip-generic", on: false },
     Setting { feature: "tx-checksum-sctp", on: false },

@@ -406,8 +406,11 @@ impl Topology {
         // The link of the only switch of `up --pods` is called after its topology alone.
         let parts: &[&str] =
             if name == kind.name() { &[&self.name, "bridge"] } else { &[&self.name, name, "bridge"] };
-        let readable =
-            if name == kind.name() { format!("br-{}", self.name) } else { format!("{}-{name}", self.name) };
+        let readable = if name == kind.name() {
+            format!("br-{}", self.name)
+        } else {
+            format!("br-{}-{name}", self.name)
+        };
         let bridge = matches!(kind, Kind::Switch | Kind::Bridge | Kind::Ovs).then(|| Bridge {
             domain: 0,
             link: fit(&readable, parts),
@@ -471,7 +474,7 @@ impl Topology {
     pub fn add_cable(&mut self, name: &str, mtu: u32, ends: [Option<usize>; 2]) -> &mut Cable {
         let end = |(side, path): (&str, Option<usize>)| CableEnd {
             path,
-            link: fit(&format!("{}-{name}-{side}", self.name), &[&self.name, name, side, "cable"]),
+            link: fit(&format!("ln-{}-{name}-{side}", self.name), &[&self.name, name, side, "cable"]),
             mac: derive_mac(&[&self.name, name, side, "cable"]),
             addresses: Vec::new(),
         };
@@ -662,19 +665,28 @@ impl Topology {
         pods.chain(gateway)
     }
 
-    /// The routes of a pod: by the gateway of the first of its ports that has one in a family, and its own.
-    pub fn routes_of<'a>(&'a self, pod: &'a Pod) -> impl Iterator<Item = Route> + use<'a> {
-        let everywhere = [cidr(Ipv4Addr::UNSPECIFIED, 0), cidr(Ipv6Addr::UNSPECIFIED, 0)];
-        let by_gateway = everywhere.into_iter().filter_map(|to| {
+    /// The routes of a pod: to everywhere by the gateway of the first of its ports that has one in a family, to the
+    /// other pods of further routed paths by theirs, and its own.
+    #[must_use]
+    pub fn routes_of(&self, pod: &Pod) -> Vec<Route> {
+        let mut routes = Vec::new();
+        for to in [cidr(Ipv4Addr::UNSPECIFIED, 0), cidr(Ipv6Addr::UNSPECIFIED, 0)] {
             let is_alike = |cidr: &&Cidr| cidr.address.is_ipv4() == to.address.is_ipv4();
-            pod.ports.iter().enumerate().find_map(|(number, port)| {
+            let by_gateway = pod.ports.iter().enumerate().filter_map(|(number, port)| {
                 port.addresses.iter().find(is_alike)?;
-                let via = self.path(port).gateway.iter().find(is_alike)?.address;
-                Some(Route { to, via: Some(via), port: number })
-            })
-        });
-        let is_own = |to: &Cidr| pod.routes.iter().any(|route| route.to == *to);
-        by_gateway.filter(move |route| !is_own(&route.to)).chain(pod.routes.iter().cloned())
+                let path = self.path(port);
+                Some((number, path, path.gateway.iter().find(is_alike)?.address))
+            });
+            for (place, (port, path, via)) in by_gateway.enumerate() {
+                let subnets = path.subnets.iter().filter(|subnet| place > 0 && is_alike(subnet));
+                let subnets = subnets.filter(|_| path.kind == Kind::Route).copied();
+                let to = (place == 0).then_some(to).into_iter().chain(subnets);
+                routes.extend(to.map(|to| Route { to, via: Some(via), port }));
+            }
+        }
+        routes.retain(|route| !pod.routes.iter().any(|own| own.to == route.to));
+        routes.extend(pod.routes.iter().cloned());
+        routes
     }
 
     /// The indexes of the paths that cables join with a path, and its own.

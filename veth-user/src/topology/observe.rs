@@ -17,7 +17,16 @@ use crate::{
         attach::{Attached, attached},
         pins::Pins,
     },
-    net::{Netlink, Netns, address::Cidr, forwarding, link::Link, netns, ovs::Ovs, sysctl},
+    net::{
+        Netlink, Netns,
+        address::Cidr,
+        capability::{Capabilities, Capability},
+        forwarding,
+        link::Link,
+        netns,
+        ovs::Ovs,
+        sysctl,
+    },
     state::{Phase, Record, Roots},
 };
 
@@ -173,6 +182,7 @@ pub async fn drift(
         links: links.iter().map(|link| (link.name.as_str(), link)).collect(),
         ovs: Ovs::new(roots.ovs_folder(&topology.name)),
         has_ipv6: sysctl::has_ipv6(),
+        sees_pods: Capabilities::current()?.has(Capability::NetAdmin),
         pins: Pins::new(roots, *layout_version, &topology.name),
         drift: Vec::new(),
     };
@@ -185,7 +195,9 @@ pub async fn drift(
     for (pod, port) in topology.all_ports() {
         look.port(pod, port).await;
     }
-    look.routes().await;
+    if look.sees_pods {
+        look.routes().await;
+    }
     // Of another layout nothing more can be told.
     if topology.has_programs() && !look.pins.are_hidden() && *layout_version == LAYOUT_VERSION {
         let missing = look.pins.missing(selection.hook);
@@ -207,6 +219,8 @@ struct Look<'a> {
     links: HashMap<&'a str, &'a Link>,
     ovs: Ovs,
     has_ipv6: bool,
+    /// Whether we may look into namespaces.
+    sees_pods: bool,
     pins: Pins,
     drift: Vec<Drift>,
 }
@@ -343,6 +357,9 @@ impl Look<'_> {
             }
             host_end = Some(link);
         }
+        if !self.sees_pods {
+            return;
+        }
         match self.inside(pod, port, host_end).await {
             Ok(Inside { found: None, .. }) if host_end.is_none() => {
                 let what = format!("{of_pod}/{of_port} is gone");
@@ -434,7 +451,7 @@ impl Look<'_> {
     async fn routes(&mut self) {
         let topology = self.topology;
         for pod in &topology.pods {
-            let wanted: Vec<_> = topology.routes_of(pod).collect();
+            let wanted = topology.routes_of(pod);
             if wanted.is_empty() || self.has(&Fault::Namespace(pod.name.clone())) {
                 continue;
             }

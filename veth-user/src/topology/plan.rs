@@ -278,63 +278,38 @@ impl<'a> Difference<'a> {
 
     /// Everything that goes: of what was made, and of what an interrupted command left.
     fn removals(&self) -> Vec<Step> {
-        let mut steps = Vec::new();
-        let leftover = self.observed.leftover.iter();
-        let gone = |topology: &Topology, is_leftover: bool| {
-            let mut steps = Vec::new();
-            for cable in &topology.cables {
-                let is_wanted = is_leftover && self.has(Part::Cable, &cable.name);
-                if !is_wanted && !self.cables.contains(cable.name.as_str()) {
-                    steps.push(Step::RemoveCable(Box::new(cable.clone())));
-                }
+        let mut steps = self.removals_of(self.made);
+        for step in self.observed.leftover.iter().flat_map(|leftover| self.removals_of(leftover)) {
+            if !steps.contains(&step) {
+                steps.push(step);
             }
-            for (pod, port) in topology.all_ports() {
-                let is_wanted = is_leftover && self.has_made_port(pod, port);
-                if !is_wanted && !self.has_port(pod, port) {
-                    let path = topology.path(port).clone();
-                    steps.push(Step::RemovePort(Box::new(Gone {
-                        pod: Pod { ports: Vec::new(), ..pod.clone() },
-                        port: port.clone(),
-                        path,
-                    })));
-                }
-            }
-            for pod in &topology.pods {
-                let is_wanted = is_leftover && self.has(Part::Pod, &pod.name);
-                if !is_wanted && !self.pods.contains(pod.name.as_str()) {
-                    steps.push(Step::RemovePod(Box::new(pod.clone())));
-                }
-            }
-            for (path, _) in topology.bridges() {
-                let is_wanted = is_leftover && self.has(Part::Bridge, &path.name);
-                if !is_wanted && !self.bridges.contains(path.name.as_str()) {
-                    steps.push(Step::RemoveBridge(Box::new(path.clone())));
-                }
-            }
-            if topology.has_ovs() && !self.declared.has_ovs() {
-                steps.push(Step::RemoveOvs);
-            }
-            if topology.is_routed() && !self.declared.is_routed() {
-                steps.push(Step::RemoveFirewall);
-            }
-            steps
-        };
-        steps.extend(gone(self.made, false));
-        steps.extend(leftover.flat_map(|topology| gone(topology, true)));
+        }
         steps
     }
 
-    /// Whether something of that name was made.
-    fn has(&self, part: Part, name: &str) -> bool {
-        match part {
-            Part::Cable => self.made.cables.iter().any(|cable| cable.name == name),
-            Part::Pod => self.made.pods.iter().any(|pod| pod.name == name),
-            Part::Bridge => self.made.bridges().any(|(path, _)| path.name == name),
+    fn removals_of(&self, topology: &Topology) -> Vec<Step> {
+        let mut steps = Vec::new();
+        let cables = topology.cables.iter().filter(|cable| !self.cables.contains(cable.name.as_str()));
+        steps.extend(cables.map(|cable| Step::RemoveCable(Box::new(cable.clone()))));
+        let ports = topology.all_ports().filter(|(pod, port)| !self.has_port(pod, port));
+        steps.extend(ports.map(|(pod, port)| {
+            Step::RemovePort(Box::new(Gone {
+                pod: Pod { ports: Vec::new(), ..pod.clone() },
+                port: port.clone(),
+                path: topology.path(port).clone(),
+            }))
+        }));
+        let pods = topology.pods.iter().filter(|pod| !self.pods.contains(pod.name.as_str()));
+        steps.extend(pods.map(|pod| Step::RemovePod(Box::new(pod.clone()))));
+        let bridges = topology.bridges().filter(|(path, _)| !self.bridges.contains(path.name.as_str()));
+        steps.extend(bridges.map(|(path, _)| Step::RemoveBridge(Box::new(path.clone()))));
+        if topology.has_ovs() && !self.declared.has_ovs() {
+            steps.push(Step::RemoveOvs);
         }
-    }
-
-    fn has_made_port(&self, pod: &Pod, port: &Port) -> bool {
-        self.made.all_ports().any(|(other, made)| other.name == pod.name && made.name == port.name)
+        if topology.is_routed() && !self.declared.is_routed() {
+            steps.push(Step::RemoveFirewall);
+        }
+        steps
     }
 
     /// Everything that comes or changes.
@@ -495,13 +470,6 @@ impl<'a> Difference<'a> {
     }
 }
 
-#[derive(Clone, Copy)]
-enum Part {
-    Cable,
-    Pod,
-    Bridge,
-}
-
 /// A declared port, and the one that was there.
 struct Change<'a> {
     at: (usize, usize),
@@ -567,7 +535,7 @@ impl Change<'_> {
 
 /// What a pod needs beside its ports.
 fn settlement(topology: &Topology, pod: &Pod) -> Vec<String> {
-    let routes = topology.routes_of(pod).map(|route| format!("{route:?}"));
+    let routes = topology.routes_of(pod).into_iter().map(|route| format!("{route:?}"));
     let sysctls = pod.sysctls.iter().map(|(key, value)| format!("{key}={value}"));
     routes.chain(sysctls).collect()
 }
@@ -976,7 +944,7 @@ mod tests {
             let (before, mut declared) = (topology(&from), topology(&to));
             declared.number_slots(Some(&before));
             for wanted in [&before, &declared] {
-                let observed = Observed { leftover: Some(before.clone()), ..Observed::default() };
+                let observed = Observed::new(&[], Some(before.clone()));
                 let steps = diff(wanted, &declared, &observed, Hook::Tcx);
                 // Anything of both may be there.
                 let mut there: BTreeSet<String> = parts(&before).union(&parts(&declared)).cloned().collect();

@@ -50,7 +50,11 @@ pub fn parse(name: &str, text: &str) -> Result<Topology, Diagnostics> {
         Err(error) => {
             // What the schema lets pass, the types take; this is for the case that they should ever disagree.
             let span = error.span().unwrap_or_default();
-            findings.problems.push(Problem::new(span, error.message(), "`veth check --schema` describes every key"));
+            findings.problems.push(Problem::new(
+                span,
+                error.message(),
+                "`veth check --schema` describes every key",
+            ));
             return Err(wrong(findings.problems));
         }
     };

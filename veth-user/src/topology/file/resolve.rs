@@ -45,7 +45,6 @@ struct Path<'d> {
 
 /// A port of a path.
 struct Member {
-    pod: usize,
     span: Span,
     name: Option<String>,
     mac: Option<Mac>,
@@ -227,7 +226,7 @@ impl<'d> Resolver<'d> {
                         match first {
                             Some(_) if matches!(kind, Kind::Wire | Kind::Direct) && list.len() == 2 => {
                                 let message =
-                                    format!("both ends of the {} are the pod `{}`", kind.name(), pod.get());
+                                    format!("both ends of {} are the pod `{}`", noun(kind), pod.get());
                                 self.refuse(pod.span(), message, "name two different pods");
                             }
                             Some(first) => {
@@ -266,7 +265,7 @@ impl<'d> Resolver<'d> {
                 });
                 let members = &mut self.paths[number].members;
                 self.pods[pod].ports.push((number, members.len()));
-                members.push(Member { pod, span, name: None, mac: None, addresses: Vec::new() });
+                members.push(Member { span, name: None, mac: None, addresses: Vec::new() });
             }
         }
     }
@@ -274,20 +273,18 @@ impl<'d> Resolver<'d> {
     fn check_count(&mut self, number: usize, count: usize) {
         let Path { kind, name, spec, .. } = self.paths[number];
         let span = spec.pods.as_ref().map_or_else(|| name.span(), At::span);
-        let kind_name = kind.name();
+        let kind_name = noun(kind);
         match kind {
-            Kind::Wire | Kind::Direct
-                if count != 2 && !self.is_damaged(&format!("{kind_name}.{}", name.get())) =>
-            {
+            Kind::Wire | Kind::Direct if count != 2 && !self.is_damaged(&self.table_of(number)) => {
                 let hint = if count > 2 {
                     format!("more than two pods need a switch: [switch.{}]", name.get())
                 } else {
                     "name two: pods = [\"a\", \"b\"]".to_owned()
                 };
-                self.refuse(span, format!("a {kind_name} connects exactly 2 pods, not {count}"), hint);
+                self.refuse(span, format!("{kind_name} connects exactly 2 pods, not {count}"), hint);
             }
             Kind::Switch | Kind::Bridge | Kind::Ovs if count > SWITCH_PODS_MAX => {
-                let message = format!("{count} pods are too many: a {kind_name} takes {SWITCH_PODS_MAX}");
+                let message = format!("{count} pods are too many: {kind_name} takes {SWITCH_PODS_MAX}");
                 self.refuse(span, message, "spread them over several, joined by [link.NAME]");
             }
             _ => {}
@@ -299,12 +296,12 @@ impl<'d> Resolver<'d> {
         for number in 0..self.paths.len() {
             let Path { kind, spec, .. } = self.paths[number];
             let (is_pair, is_route) = (matches!(kind, Kind::Wire | Kind::Direct), kind == Kind::Route);
-            let kind_name = kind.name();
+            let kind_name = noun(kind);
             if let Some(gateway) = &spec.gateway {
                 if is_pair {
                     self.refuse(
                         gateway.span(),
-                        format!("a {kind_name} has no gateway: the host has no part in it"),
+                        format!("{kind_name} has no gateway: the host has no part in it"),
                         "remove it, or use a switch of two pods",
                     );
                 } else if is_route {
@@ -319,7 +316,7 @@ impl<'d> Resolver<'d> {
                 if is_pair {
                     self.refuse(
                         outside.span(),
-                        format!("the pods of a {kind_name} cannot reach the outside by it"),
+                        format!("the pods of {kind_name} cannot reach the outside by it"),
                         "remove it, or use a switch of two pods",
                     );
                 } else if spec.gateway.as_ref().is_some_and(|gateway| *gateway.get() == Mixed::Truth(false)) {
@@ -334,7 +331,7 @@ impl<'d> Resolver<'d> {
                 && !kind.is_accelerated()
             {
                 let message = format!(
-                    "nothing checks the sources of frames on a {kind_name}: no program of ours sees them"
+                    "nothing checks the sources of frames on {kind_name}: no program of ours sees them"
                 );
                 self.refuse(check.span(), message, "remove it, or use a switch");
             }
@@ -439,7 +436,7 @@ impl<'d> Resolver<'d> {
         };
         let path = &self.paths[number];
         if !takes_links(path) {
-            let message = format!("`{}` is a {}, where no link can end", name.get(), path.kind.name());
+            let message = format!("`{}` is {}, where no link can end", name.get(), noun(path.kind));
             self.refuse(name.span(), message, "a link ends at a switch, a bridge, an Open vSwitch or `host`");
             return None;
         }
@@ -1216,6 +1213,18 @@ impl<'d> Resolver<'d> {
             }
         }
         problems
+    }
+}
+
+/// A kind of path, as sentences have it.
+const fn noun(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Direct => "a direct pair",
+        Kind::Wire => "a wire",
+        Kind::Switch => "a switch",
+        Kind::Bridge => "a bridge",
+        Kind::Route => "a routed path",
+        Kind::Ovs => "an Open vSwitch",
     }
 }
 

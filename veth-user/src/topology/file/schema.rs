@@ -156,13 +156,11 @@ impl<'s> Walk<'s> {
             }
             DeValue::Array(items) => {
                 if let Some(inner) = schema.get("items") {
-                    let mut kept = DeArray::new();
-                    for mut item in std::mem::replace(items, DeArray::new()) {
-                        if self.value(inner, name, &mut item) {
-                            kept.push(item);
-                        }
-                    }
-                    *items = kept;
+                    let all = std::mem::replace(items, DeArray::new());
+                    *items = all
+                        .into_iter()
+                        .filter_map(|mut item| self.value(inner, name, &mut item).then_some(item))
+                        .collect();
                 }
                 true
             }

@@ -181,7 +181,10 @@ const SWITCH: &str = "[switch.lan]\nsubnet = \"10.1.0.0/24\"\npods = [\"a\", \"b
 const BAD: &[Case] = &[
     ("[switch.lan\npods = 2", &[("1:12", "unclosed table", "[kind.NAME]")]),
     ("[switch.a]\n[switch.a]", &[("2:9", "duplicate key", "only once")]),
-    ("[switch.a]\npods = [\"a\", 'b\n", &[("2:14", "", "quotes")]),
+    (
+        "[switch.a]\npods = [\"a\", 'b\n",
+        &[("2:16", "unclosed array", "a list is"), ("2:16", "literal string", "quotes")],
+    ),
     ("[swich.lan]\npods = 2\n", &[("1:2", "no key `swich` at the top", "`switch`")]),
     (
         "[switch.lan]\npod = [\"a\"]\nfoo = 1\n",
@@ -268,25 +271,25 @@ const BAD: &[Case] = &[
             "10.1.0.0/28 is large enough",
         )],
     ),
-    ("[ovs.a]\npods = 1001", &[("2:8", "1001 pods are too many: a ovs takes 1000", "spread them")]),
+    ("[ovs.a]\npods = 1001", &[("2:8", "1001 pods are too many: an Open vSwitch takes 1000", "spread them")]),
     (
         "[wire.w]\npods = [\"a\"]\n[direct.d]\npods = [\"a\", \"b\", \"c\"]\n[wire.none]",
         &[
             ("2:8", "a wire connects exactly 2 pods, not 1", "name two"),
-            ("4:8", "a direct connects exactly 2 pods, not 3", "[switch.d]"),
+            ("4:8", "a direct pair connects exactly 2 pods, not 3", "[switch.d]"),
             ("5:7", "a wire connects exactly 2 pods, not 0", "name two"),
         ],
     ),
     (
         "[direct.d]\npods = [\"a\", \"a\"]",
-        &[("2:14", "both ends of the direct are the pod `a`", "two different")],
+        &[("2:14", "both ends of a direct pair are the pod `a`", "two different")],
     ),
     (
         "[wire.w]\npods = 2\ngateway = true\noutside = true\n[direct.d]\npods=[\"x\", \"y\"]\nspoof_check = true",
         &[
             ("3:11", "a wire has no gateway", "a switch of two pods"),
             ("4:11", "cannot reach the outside", "a switch of two pods"),
-            ("7:15", "nothing checks the sources of frames on a direct", "use a switch"),
+            ("7:15", "nothing checks the sources of frames on a direct pair", "use a switch"),
         ],
     ),
     (
@@ -341,13 +344,17 @@ const BAD: &[Case] = &[
         &[("6:11", "10.1.0.1 is used twice", "choose another")],
     ),
     (
-        "[switch.lan]\npods = [\"lan\", \"b\"]\n",
-        &[("2:9", "two interfaces of the host would be called `lab-lan`", "another name")],
+        "[switch.lan]\npods = [\"a\", \"b\", \"a-eth1\"]\n[bridge.x]\npods = [\"a\"]",
+        &[("2:19", "two interfaces of the host would be called `lab-a-eth1`", "another name")],
     ),
 ];
 
 /// What is wrong behind [`SWITCH`], whose lines count.
 const BAD_AT_SWITCH: &[Case] = &[
+    (
+        "[pod.a]\nroutes = [{ to = \"10.9.0.0/16\", over = \"lan\" }]",
+        &[("5:33", "no key `over` in `pod.a.routes`", "known here")],
+    ),
     (
         "[pod.aa]\n[pod.nobody]",
         &[
@@ -408,14 +415,13 @@ const BAD_AT_SWITCH: &[Case] = &[
             ("5:12", "`net` is a table", "quotes"),
             ("5:37", "`kernel.panic` belongs to the whole machine", "`net.`"),
             ("5:57", "`net/ipv4/ip_forward` is no kernel parameter", "net.ipv4.ip_forward"),
-            ("5:92", "`net.x` is a number with a fraction", ""),
+            ("5:94", "`net.x` is a number with a fraction", ""),
         ],
     ),
     (
         "[pod.a]\nroutes = [\n{ to = \"10.9.0.1/16\", via = \"10.1.0.2\" },\n{ to = \"defualt\", via = \"10.1.0.2\" },\n\
       { to = \"default\" },\n{ to = \"10.9.0.0/16\", via = \"10.2.0.2\" },\n{ to = \"fd00::/64\", via = \"10.1.0.2\" },\n\
-      { via = \"10.1.0.2\" },\n{ to = \"10.9.0.0/16\", via = \"10.1.0.2/24\" },\n{ to = \"10.9.0.0/16\", port = \"lann\" },\n\
-      { to = \"10.9.0.0/16\", over = \"lan\" },\n]",
+      { via = \"10.1.0.2\" },\n{ to = \"10.9.0.0/16\", via = \"10.1.0.2/24\" },\n{ to = \"10.9.0.0/16\", port = \"lann\" },\n]",
         &[
             ("6:8", "`10.9.0.1/16` is an address in a network", "10.9.0.0/16"),
             ("7:8", "`defualt` is no target", "`default`"),
@@ -425,7 +431,6 @@ const BAD_AT_SWITCH: &[Case] = &[
             ("11:9", "a route without a target", "to = "),
             ("12:29", "`10.1.0.2/24` is no IP address", "without the length"),
             ("13:30", "on no path `lann`", "`lan`"),
-            ("14:23", "no key `over` in `pod.a.routes`", "known here"),
         ],
     ),
     (

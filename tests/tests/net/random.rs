@@ -1,0 +1,129 @@
+//! Topologies that nobody would have thought of: up, nothing left to plan, a live check, a change, and down without a
+//! trace. `VETH_RANDOM=2000 cargo xtask test net -- random::` tries more; a failure prints the seed and the file.
+
+use std::fmt::Write as _;
+
+use veth_tests::{Lab, topology::Declared};
+
+/// How many are tried, of all tests together.
+const USUAL: u64 = 200;
+
+/// Tests that share them, to run side by side.
+const SHARES: u64 = 4;
+
+/// A sequence of numbers that follows from a seed (SplitMix64).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.next() % u64::try_from(bound).unwrap()).unwrap()
+    }
+
+    fn one_in(&mut self, number: usize) -> bool {
+        self.below(number) == 0
+    }
+}
+
+/// The text of a valid topology file.
+fn file(random: &mut Random) -> String {
+    let mut text = "name = \"r\"\n".to_owned();
+    if random.one_in(3) {
+        let hook = ["tcx", "clsact", "xdp"][random.below(3)];
+        writeln!(text, "hook = \"{hook}\"").unwrap();
+    }
+    let mut switches: Vec<String> = Vec::new();
+    let mut extra = String::new();
+    for number in 0..1 + random.below(3) {
+        let kind = ["switch", "bridge", "switch", "route", "wire", "direct"][random.below(6)];
+        let name = format!("p{number}");
+        let is_pair = matches!(kind, "wire" | "direct");
+        let is_switch = matches!(kind, "switch" | "bridge");
+        let mut pods: Vec<String> = (0..6).map(|pod| format!("\"n{pod}\"")).collect();
+        while pods.len() > if is_pair { 2 } else { 1 + random.below(5) } {
+            pods.remove(random.below(pods.len()));
+        }
+        writeln!(text, "\n[{kind}.{name}]\npods = [{}]", pods.join(", ")).unwrap();
+        let is_joined = is_switch && !switches.is_empty() && random.one_in(2);
+        if is_joined {
+            let other = &switches[random.below(switches.len())];
+            writeln!(extra, "\n[link.l{number}]\nbetween = [\"{other}\", \"{name}\"]").unwrap();
+        } else if random.one_in(2) {
+            writeln!(text, "subnet = [\"10.{number}.0.0/24\", \"fd00:{number}::/64\"]").unwrap();
+        }
+        if is_switch {
+            if !is_joined && random.one_in(3) {
+                writeln!(text, "{}", ["gateway = true", "outside = true"][random.below(2)]).unwrap();
+            } else if random.one_in(4) {
+                writeln!(extra, "\n[link.h{number}]\nbetween = [\"{name}\", \"host\"]").unwrap();
+            }
+            switches.push(name.clone());
+        }
+        if kind == "switch" && random.one_in(3) {
+            writeln!(text, "spoof_check = true").unwrap();
+        }
+        if !is_pair && random.one_in(3) {
+            writeln!(text, "neighbours = true").unwrap();
+        }
+        if !is_joined && random.one_in(3) && switches.len() < 2 {
+            writeln!(text, "mtu = {}", [1_280, 3_000, 9_000][random.below(3)]).unwrap();
+        }
+        if random.one_in(4) {
+            writeln!(text, "tune = {{ gro = true, big_tcp = {} }}", random.one_in(2)).unwrap();
+        }
+    }
+    text + &extra
+}
+
+fn share(number: u64) {
+    let count = std::env::var("VETH_RANDOM").map_or(USUAL, |text| text.parse().unwrap());
+    let first: u64 = std::env::var("VETH_RANDOM_SEED").map_or(1, |text| text.parse().unwrap());
+    for seed in (first..first + count).filter(|seed| seed % SHARES == number) {
+        let mut random = Random(seed);
+        let texts = [file(&mut random), file(&mut random)];
+        let tried = std::panic::catch_unwind(|| one(&texts));
+        assert!(tried.is_ok(), "seed {seed}:\n{}\nthen\n{}", texts[0], texts[1]);
+    }
+}
+
+fn one(texts: &[String; 2]) {
+    let lab = Lab::new();
+    let before = lab.fingerprint();
+    let declared = Declared::new(&texts[0]);
+    for text in texts {
+        declared.write(text);
+        lab.ok(&declared.args("up"));
+        let plan = lab.ok(&declared.args("plan"));
+        assert!(plan.contains("nothing to do"), "{plan}");
+        lab.ok(&["check", "--live", "r", "--transfer", "10ms"]);
+    }
+    lab.ok(&["down"]);
+    assert_eq!(lab.fingerprint(), before);
+}
+
+#[test]
+fn topologies_of_the_first_share() {
+    share(0);
+}
+
+#[test]
+fn topologies_of_the_second_share() {
+    share(1);
+}
+
+#[test]
+fn topologies_of_the_third_share() {
+    share(2);
+}
+
+#[test]
+fn topologies_of_the_fourth_share() {
+    share(3);
+}

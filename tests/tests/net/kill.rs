@@ -6,7 +6,7 @@ use aya::{
     maps::loaded_maps,
     programs::{loaded_links, loaded_programs},
 };
-use veth_tests::{Lab, lab::eventually};
+use veth_tests::{Lab, lab::eventually, topology::Declared};
 
 /// More steps than any command has.
 const STEPS_MAX: u32 = 200;
@@ -109,4 +109,49 @@ fn a_lost_state_file_does_not_strand_what_it_spoke_of() {
     assert!(lab.refused(&["up"]).contains("ns1 exists"), "not known to be ours any more");
     lab.ok(&["down", "wire"]);
     assert_eq!(lab.fingerprint(), before);
+}
+
+/// A switch of three pods.
+const LAN: &str = "name = \"lab\"\n[switch.lan]\nsubnet = \"10.1.0.0/24\"\npods = [\"a\", \"b\", \"c\"]\n";
+
+/// Killed after each step of a change, the next `up` reaches what is declared, or what was, and `down` nothing.
+#[test]
+fn a_killed_change_is_finished_undone_or_removed() {
+    let lab = Lab::new();
+    let empty = lab.fingerprint();
+    let changed = "name = \"lab\"\n\n[switch.lan]\nsubnet = \"10.1.0.0/24\"\npods = [\"a\", \"d\"]\n\
+                   \n[bridge.other]\nsubnet = \"10.2.0.0/24\"\npods = [\"a\", \"e\"]\ngateway = true\n";
+    let (old, new) = (Declared::new(LAN), Declared::new(changed));
+    lab.ok(&old.args("up"));
+    let whole_old = lab.fingerprint();
+    lab.ok(&["down"]);
+    lab.ok(&new.args("up"));
+    let whole_new = lab.fingerprint();
+    lab.ok(&["down"]);
+    for step in 1..200 {
+        lab.ok(&old.args("up"));
+        let finished = lab.start(&new.args("up"), &[("VETH_STOP_AFTER", &step.to_string())]).finish();
+        let killed = finished.was_killed();
+        assert!(killed || finished.status.success(), "step {step}: {finished:?}");
+        match step % 3 {
+            0 => {
+                lab.ok(&new.args("up"));
+                assert_eq!(lab.fingerprint(), whole_new, "finished after step {step}");
+                assert!(lab.ok(&new.args("plan")).contains("nothing to do"), "after step {step}");
+            }
+            1 => {
+                lab.ok(&old.args("up"));
+                assert_eq!(lab.fingerprint(), whole_old, "undone after step {step}");
+                assert!(lab.ok(&old.args("plan")).contains("nothing to do"), "after step {step}");
+            }
+            _ => {}
+        }
+        lab.ok(&["down", "--all"]);
+        assert_eq!(lab.fingerprint(), empty, "after step {step}");
+        if !killed {
+            assert!(step > 20, "a change has steps");
+            return;
+        }
+    }
+    panic!("a change has more than 200 steps");
 }

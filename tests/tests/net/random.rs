@@ -1,7 +1,7 @@
 //! Topologies that nobody would have thought of: up, nothing left to plan, a live check, a change, and down without a
 //! trace. `VETH_RANDOM=2000 cargo xtask test net -- random::` tries more; a failure prints the seed and the file.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeSet, fmt::Write as _};
 
 use veth_tests::{Lab, topology::Declared};
 
@@ -10,6 +10,9 @@ const USUAL: u64 = 200;
 
 /// Tests that share them, to run side by side.
 const SHARES: u64 = 4;
+
+/// Pods that a topology has at most.
+const PODS: usize = 6;
 
 /// A sequence of numbers that follows from a seed (SplitMix64).
 struct Random(u64);
@@ -40,18 +43,25 @@ fn file(random: &mut Random) -> String {
         writeln!(text, "hook = \"{hook}\"").unwrap();
     }
     let mut switches: Vec<String> = Vec::new();
+    let mut on_switches: BTreeSet<usize> = BTreeSet::new();
     let mut extra = String::new();
     for number in 0..1 + random.below(3) {
         let kind = ["switch", "bridge", "switch", "route", "wire", "direct"][random.below(6)];
         let name = format!("p{number}");
         let is_pair = matches!(kind, "wire" | "direct");
         let is_switch = matches!(kind, "switch" | "bridge");
-        let mut pods: Vec<String> = (0..6).map(|pod| format!("\"n{pod}\"")).collect();
-        while pods.len() > if is_pair { 2 } else { 1 + random.below(5) } {
+        let is_joined = is_switch && !switches.is_empty() && on_switches.len() < PODS && random.one_in(2);
+        // A pod with two ports on one network would answer from the wrong one.
+        let mut pods: Vec<usize> = (0..PODS).filter(|pod| !is_joined || !on_switches.contains(pod)).collect();
+        let count = if is_pair { 2 } else { 1 + random.below(5) };
+        while pods.len() > count {
             pods.remove(random.below(pods.len()));
         }
+        if is_switch {
+            on_switches.extend(&pods);
+        }
+        let pods: Vec<String> = pods.iter().map(|pod| format!("\"n{pod}\"")).collect();
         writeln!(text, "\n[{kind}.{name}]\npods = [{}]", pods.join(", ")).unwrap();
-        let is_joined = is_switch && !switches.is_empty() && random.one_in(2);
         if is_joined {
             let other = &switches[random.below(switches.len())];
             writeln!(extra, "\n[link.l{number}]\nbetween = [\"{other}\", \"{name}\"]").unwrap();
@@ -69,7 +79,7 @@ fn file(random: &mut Random) -> String {
         if kind == "switch" && random.one_in(3) {
             writeln!(text, "spoof_check = true").unwrap();
         }
-        if !is_pair && random.one_in(3) {
+        if is_switch && random.one_in(3) {
             writeln!(text, "neighbours = true").unwrap();
         }
         if !is_joined && random.one_in(3) && switches.len() < 2 {

@@ -10,7 +10,7 @@ use crate::{
     net::Netlink,
     state::{Record, Roots},
     text::plain_table,
-    topology::{self, Status},
+    topology::{self, Path, Status},
 };
 
 /// List topologies, and how they are
@@ -74,16 +74,17 @@ pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
 }
 
 fn topologies(rows: &[Row]) -> String {
-    let mut table = plain_table(&["TOPOLOGY", "PATH", "PODS", "HOOK", "REDIRECT", "MTU", "STATUS"]);
+    let mut table = plain_table(&["TOPOLOGY", "PATH", "KIND", "PODS", "HOOK", "REDIRECT", "MTU", "STATUS"]);
     for Row { record, status } in rows {
         let topology = &record.topology;
         for (number, path) in topology.paths.iter().enumerate() {
             table.add_row([
                 topology.name.clone(),
+                path.name.clone(),
                 path.kind.name().to_owned(),
                 topology.ports_of(number).count().to_string(),
-                record.selection.hook.to_string(),
-                record.selection.redirect.to_string(),
+                if_accelerated(path, &record.selection.hook),
+                if_accelerated(path, &record.selection.redirect),
                 path.mtu.to_string(),
                 status.name().to_owned(),
             ]);
@@ -91,6 +92,11 @@ fn topologies(rows: &[Row]) -> String {
     }
     let drift: String = rows.iter().map(drift).collect();
     format!("{}\n{drift}", table.trim_fmt())
+}
+
+/// What programs do, on a path that has some.
+fn if_accelerated(path: &Path, word: &impl ToString) -> String {
+    if path.kind.is_accelerated() { word.to_string() } else { "-".to_owned() }
 }
 
 fn ports(row: &Row) -> String {
@@ -111,7 +117,9 @@ fn ports(row: &Row) -> String {
     let changed: Vec<String> =
         row.record.changed_features.iter().map(|what| format!("changed for XDP: {what}\n")).collect();
     let changed = changed.concat();
-    format!("{name}: {status}\n{why}\n{}\n{changed}{}", table.trim_fmt(), drift(row))
+    let has_programs = topology.accelerated_ports().next().is_some();
+    let why = if has_programs { format!("{why}\n") } else { String::new() };
+    format!("{name}: {status}\n{why}{}\n{changed}{}", table.trim_fmt(), drift(row))
 }
 
 fn drift(row: &Row) -> String {

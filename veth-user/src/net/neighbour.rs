@@ -44,6 +44,19 @@ impl Netlink {
     ///
     /// When the kernel does not answer.
     pub async fn permanent_neighbours(&self, link: u32) -> Result<Vec<(IpAddr, Mac)>> {
+        self.neighbours(link, true).await
+    }
+
+    /// The neighbours that a link has learned of.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not answer.
+    pub async fn learned_neighbours(&self, link: u32) -> Result<Vec<(IpAddr, Mac)>> {
+        self.neighbours(link, false).await
+    }
+
+    async fn neighbours(&self, link: u32, is_permanent: bool) -> Result<Vec<(IpAddr, Mac)>> {
         let mut message = NeighbourMessage::default();
         message.attributes = vec![NeighbourAttribute::IfIndex(link)];
         let action = format!("list the neighbours of link {link}");
@@ -51,7 +64,7 @@ impl Netlink {
         Ok(rows
             .into_iter()
             .filter_map(|row| match row {
-                RouteNetlinkMessage::NewNeighbour(message) => permanent(message, link),
+                RouteNetlinkMessage::NewNeighbour(message) => neighbour(message, link, is_permanent),
                 _ => None,
             })
             .collect())
@@ -102,8 +115,9 @@ fn by_proxy(link: u32, address: IpAddr) -> NeighbourMessage {
     message
 }
 
-fn permanent(message: NeighbourMessage, link: u32) -> Option<(IpAddr, Mac)> {
-    if message.header.ifindex != link || message.header.state != NeighbourState::Permanent {
+fn neighbour(message: NeighbourMessage, link: u32, is_permanent: bool) -> Option<(IpAddr, Mac)> {
+    let is_wanted = (message.header.state == NeighbourState::Permanent) == is_permanent;
+    if message.header.ifindex != link || !is_wanted {
         return None;
     }
     let mut address = None;

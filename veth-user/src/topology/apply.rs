@@ -561,6 +561,7 @@ impl Worker<'_> {
             Step::Guard { path } => self.guard(&topology.paths[*path]).await,
             Step::Connect { pod, port } => self.connect(*pod, *port).await,
             Step::Cable { cable } => self.make_cable(&topology.cables[*cable]).await,
+            Step::Forget { pod } => self.forget_neighbours(&topology.pods[*pod]).await,
             Step::Firewall => self.set_firewall(),
             Step::Ready => self.wait_until_ready().await,
         }
@@ -786,7 +787,7 @@ impl Worker<'_> {
                 netlink.add_route(&Route { to, via, link }).await?;
             }
         }
-        for (key, value) in &pod.sysctls {
+        for (key, value) in &self.topology.sysctls_of(pod) {
             sysctl::write_in(&namespace, key, value)?;
         }
         Ok(())
@@ -823,21 +824,26 @@ impl Worker<'_> {
     }
 
     async fn make_bridge(&mut self, path: &Path) -> Result<(), Error> {
-        let Some(Bridge { link, mac, .. }) = &path.bridge else {
+        let Some(Bridge { link: name, mac, .. }) = &path.bridge else {
             return Ok(());
         };
         let group = self.topology.path_group(path);
         if path.kind == Kind::Ovs {
-            self.ovs.add_bridge(link, *mac)?;
+            self.ovs.add_bridge(name, *mac)?;
         } else {
-            self.netlink.add_bridge(link, *mac, path.mtu, group).await?;
+            self.netlink.add_bridge(name, *mac, path.mtu, group).await?;
+        }
+        let index = self.index(name).await?;
+        // Changed once by hand, it stays whatever the MTU of its ports: a bridge follows the smallest otherwise.
+        let other = if path.mtu < link::MTU_MAX { path.mtu + 1 } else { path.mtu - 1 };
+        for mtu in [other, path.mtu] {
+            self.netlink.set_mtu(index, mtu).await?;
         }
         if path.gateway.iter().any(|cidr| cidr.address.is_ipv6()) {
-            sysctl::make_router_end(link)?;
+            sysctl::make_router_end(name)?;
         } else {
-            sysctl::disable_ipv6(link)?;
+            sysctl::disable_ipv6(name)?;
         }
-        let index = self.index(link).await?;
         self.netlink.set_alias(index, &self.topology.bridge_alias(path)).await?;
         if path.kind == Kind::Ovs {
             self.netlink.set_group(index, group).await?;
@@ -1015,6 +1021,21 @@ impl Worker<'_> {
         }
         let names = cable.ends.iter().map(|end| end.link.as_str()).collect();
         wait_for_links(self.netlink, &names).await
+    }
+
+    /// A pod asks again for what it thinks that somebody else has.
+    async fn forget_neighbours(&self, pod: &Pod) -> Result<(), Error> {
+        let owners = self.topology.owners();
+        let netlink = Netns::open(&pod.namespace)?.netlink()?;
+        for port in &pod.ports {
+            let link = netlink.link(&port.name).await?.index;
+            for (address, mac) in netlink.learned_neighbours(link).await? {
+                if owners.get(&address).is_some_and(|owner| *owner != mac) {
+                    netlink.remove_neighbour(link, address).await?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The table first: not a packet is forwarded that should not be.

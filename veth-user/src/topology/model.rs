@@ -648,6 +648,14 @@ impl Topology {
         format!("{}-{}", self.mark, self.name)
     }
 
+    /// Whose Ethernet address goes with each IP address of a pod.
+    #[must_use]
+    pub fn owners(&self) -> BTreeMap<IpAddr, Mac> {
+        let ports =
+            self.all_ports().flat_map(|(_, port)| port.addresses.iter().map(move |cidr| (cidr, port)));
+        ports.map(|(cidr, port)| (cidr.address, port.mac)).collect()
+    }
+
     /// The Ethernet addresses that a port's pod is told.
     pub fn neighbours_of(&self, port: &Port) -> impl Iterator<Item = (IpAddr, Mac)> {
         let path = self.path(port);
@@ -687,6 +695,20 @@ impl Topology {
         routes.retain(|route| !pod.routes.iter().any(|own| own.to == route.to));
         routes.extend(pod.routes.iter().cloned());
         routes
+    }
+
+    /// The kernel parameters of a pod. One with several ports answers for an address only where it has it: two ports on
+    /// one network would both answer otherwise, and replies come back at the wrong one.
+    #[must_use]
+    pub fn sysctls_of(&self, pod: &Pod) -> BTreeMap<String, String> {
+        let mut sysctls = BTreeMap::new();
+        if pod.ports.len() > 1 {
+            for (key, value) in [("arp_ignore", "1"), ("arp_announce", "2")] {
+                sysctls.insert(format!("net.ipv4.conf.all.{key}"), value.to_owned());
+            }
+        }
+        sysctls.extend(pod.sysctls.clone());
+        sysctls
     }
 
     /// The indexes of the paths that cables join with a path, and its own.

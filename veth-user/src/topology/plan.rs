@@ -125,6 +125,11 @@ pub enum Step {
         /// The cable.
         cable: usize,
     },
+    /// Make a pod forget who had addresses that others have now.
+    Forget {
+        /// The pod.
+        pod: usize,
+    },
     /// Let the host forward, and only what is meant to leave its path.
     Firewall,
     /// Wait until every link carries frames.
@@ -436,11 +441,22 @@ impl<'a> Difference<'a> {
                 steps.push(Step::Cable { cable: number });
             }
         }
+        if self.has_moved_addresses() {
+            let stays = |(_, pod): &(usize, &Pod)| self.pods.contains(pod.name.as_str());
+            let pods = declared.pods.iter().enumerate().filter(stays);
+            steps.extend(pods.map(|(pod, _)| Step::Forget { pod }));
+        }
         let is_firewalled_otherwise = declared.forward_paths() != made.forward_paths();
         if declared.is_routed() && (is_firewalled_otherwise || observed.has(&Fault::Firewall)) {
             steps.push(Step::Firewall);
         }
         steps
+    }
+
+    /// Whether somebody has an address now that somebody else had before.
+    fn has_moved_addresses(&self) -> bool {
+        let before = self.made.owners();
+        self.declared.owners().iter().any(|(address, mac)| before.get(address).is_some_and(|old| old != mac))
     }
 
     /// Every declared port, with what was there instead if it stays.
@@ -536,7 +552,7 @@ impl Change<'_> {
 /// What a pod needs beside its ports.
 fn settlement(topology: &Topology, pod: &Pod) -> Vec<String> {
     let routes = topology.routes_of(pod).into_iter().map(|route| format!("{route:?}"));
-    let sysctls = pod.sysctls.iter().map(|(key, value)| format!("{key}={value}"));
+    let sysctls = topology.sysctls_of(pod).into_iter().map(|(key, value)| format!("{key}={value}"));
     routes.chain(sysctls).collect()
 }
 
@@ -622,6 +638,7 @@ impl Step {
             | Self::Configure { .. }
             | Self::Settle { .. }
             | Self::Mark
+            | Self::Forget { .. }
             | Self::Gateway { .. }
             | Self::Register { .. }
             | Self::Redirect { .. }
@@ -702,6 +719,9 @@ impl fmt::Display for Description<'_> {
             Step::Attach { pod, port } => write!(f, "attach {hook} to {}", link(*pod, *port)),
             Step::Connect { pod, port } => write!(f, "connect {}", link(*pod, *port)),
             Step::Cable { cable } => write!(f, "make link {}", topology.cables[*cable].name),
+            Step::Forget { pod } => {
+                write!(f, "make {} forget who had addresses before", topology.pods[*pod].namespace)
+            }
             Step::Firewall => write!(f, "let the host forward between its paths and the outside"),
             Step::Ready => write!(f, "wait until every link carries frames"),
         }

@@ -32,17 +32,6 @@ use self::{
 };
 use crate::{apt, workspace::Workspace};
 
-/// The series of kernels that are tested if nobody says otherwise, but the one that runs here: its tests need no
-/// virtual machine.
-pub(crate) fn other_series() -> Vec<String> {
-    let here = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    kernel::DEFAULT
-        .iter()
-        .filter(|series| !here.strip_prefix(**series).is_some_and(|rest| rest.starts_with('.')))
-        .map(|series| (*series).to_owned())
-        .collect()
-}
-
 /// All that is not ours and has to be fetched: QEMU and kernels.
 pub(crate) struct Machines {
     tools: Tools,

@@ -25,7 +25,7 @@ pub fn point_out(name: &str, text: &str, error: &Error) -> Option<Diagnostics> {
         Error::Ovs(missing) => {
             let (_, DeValue::Table(paths)) = entry(table, "ovs")? else { return None };
             let (key, _) = paths.iter().next()?;
-            Problem::new(key.span(), "there is no Open vSwitch on this machine", missing.to_string())
+            Problem::new(key.span(), "there is no Open vSwitch on this machine", missing.source.to_string())
         }
         _ => return None,
     };

@@ -21,12 +21,12 @@ pub const ETHERTYPE_IPV6: u16 = 0x86dd;
 pub const UDP: u8 = 17;
 /// A fragment header.
 pub const FRAGMENT: u8 = 44;
-/// ICMPv6.
+/// `ICMPv6`.
 pub const ICMPV6: u8 = 58;
 /// Destination options.
 pub const DESTINATION_OPTIONS: u8 = 60;
 
-/// ICMPv6 types.
+/// `ICMPv6` types.
 pub const NEIGHBOUR_SOLICITATION: u8 = 135;
 /// The answer to a solicitation.
 pub const NEIGHBOUR_ADVERTISEMENT: u8 = 136;

@@ -131,6 +131,7 @@ impl SourceKey {
     /// The key of an IPv6 address.
     #[must_use]
     #[inline(always)]
+    #[expect(clippy::many_single_char_names, reason = "sixteen bytes in their order")]
     pub const fn v6(slot: u32, address: [u8; 16]) -> Self {
         let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address;
         let address = [
@@ -153,6 +154,7 @@ impl SourceKey {
 
     /// The address again; `None` for a family that this layout does not know.
     #[must_use]
+    #[expect(clippy::many_single_char_names, reason = "sixteen bytes in their order")]
     pub const fn address(&self) -> Option<IpAddr> {
         let Self { slot: _, family, address } = *self;
         let [first, second, third, fourth] = address;

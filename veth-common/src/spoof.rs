@@ -41,7 +41,7 @@ const MOBILITY: u8 = 135;
 /// How many extension headers are walked: all that RFC 8200, section 4.1, lists and that can be looked behind.
 const MAX_EXTENSIONS: u32 = 6;
 
-/// ICMPv6 types.
+/// `ICMPv6` types.
 const LISTENER_REPORT: u8 = 131;
 const LISTENER_DONE: u8 = 132;
 const ROUTER_SOLICITATION: u8 = 133;
@@ -97,7 +97,7 @@ struct Sender<'a, P, T> {
 
 /// What IPv6 carries behind its extension headers.
 enum Upper {
-    /// ICMPv6, from an offset on.
+    /// `ICMPv6`, from an offset on.
     Icmp { at: u32, is_fragment: bool },
     /// Something else, or a fragment that does not begin it.
     Other,
@@ -362,6 +362,7 @@ mod tests {
         }
     }
 
+    #[expect(clippy::many_single_char_names, reason = "fourteen bytes in their order")]
     fn header(bytes: &[u8]) -> Option<EthernetHeader> {
         let [a, b, c, d, e, f, g, h, i, j, k, l, m, n] = *bytes.first_chunk()?;
         Some(EthernetHeader {

@@ -25,7 +25,7 @@ fn cidr(text: &str) -> Cidr {
     text.parse().unwrap()
 }
 
-/// The networks of a machine: 10.NUMBER.0.0/24 and fd00:NUMBER::/64.
+/// The networks of a machine: 10.NUMBER.0.0/24 and `fd00:NUMBER::/64`.
 fn networks(number: u8) -> [Cidr; 2] {
     [cidr(&format!("10.{number}.0.0/24")), cidr(&format!("fd00:{number}::/64"))]
 }

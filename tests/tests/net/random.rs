@@ -14,7 +14,7 @@ const SHARES: u64 = 4;
 /// Pods that a topology has at most.
 const PODS: usize = 6;
 
-/// A sequence of numbers that follows from a seed (SplitMix64).
+/// A sequence of numbers that follows from a seed (`SplitMix64`).
 struct Random(u64);
 
 impl Random {
@@ -45,7 +45,7 @@ fn file(random: &mut Random) -> String {
     let mut switches: Vec<String> = Vec::new();
     let mut on_switches: BTreeSet<usize> = BTreeSet::new();
     let mut extra = String::new();
-    for number in 0..1 + random.below(3) {
+    for number in 0..=random.below(3) {
         let kind = ["switch", "bridge", "switch", "route", "wire", "direct"][random.below(6)];
         let name = format!("p{number}");
         let is_pair = matches!(kind, "wire" | "direct");

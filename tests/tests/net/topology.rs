@@ -144,7 +144,7 @@ fn repaired(text: &str, seen: &str, planned: &str, harm: impl FnOnce(&Lab)) {
 fn what_is_removed_by_hand_is_put_right_and_nothing_else() {
     repaired(LAN, "link lab-a is gone", "+ make veth pair lab-a", |lab| lab.run(|| delete_link("lab-a")));
     repaired(LAN, "link br-lab-lan is gone", "+ make the switch lan", |lab| {
-        lab.run(|| delete_link("br-lab-lan"))
+        lab.run(|| delete_link("br-lab-lan"));
     });
     repaired(LAN, "namespace lab-a is gone", "+ make namespace lab-a", |lab| {
         lab.run(|| netns::remove("lab-a").unwrap());
@@ -153,7 +153,7 @@ fn what_is_removed_by_hand_is_put_right_and_nothing_else() {
         });
     });
     repaired(LAN, "link lab-a is down", "~ connect lab-a", |lab| {
-        lab.run(|| set_link("lab-a", |link| link.down()))
+        lab.run(|| set_link("lab-a", rtnetlink::LinkMessageBuilder::down));
     });
     repaired(LAN, "a/eth0 lacks the address 10.1.0.1/24", "~ configure the pod's end of lab-a", |lab| {
         lab.pod("lab-a")
@@ -202,7 +202,7 @@ fn what_is_removed_by_hand_is_put_right_and_nothing_else() {
     let linked =
         format!("{LAN}\n[bridge.other]\npods = [\"d\"]\n\n[link.x]\nbetween = [\"lan\", \"other\"]\n");
     repaired(&linked, "link ln-lab-x-a is gone", "+ make link x", |lab| {
-        lab.run(|| delete_link("ln-lab-x-a"))
+        lab.run(|| delete_link("ln-lab-x-a"));
     });
 }
 
@@ -376,8 +376,7 @@ fn big_tcp_jumbo_frames_queues_and_parameters_are_as_declared() {
     assert!(neighbours.iter().any(|(address, _)| *address == ip("fd01::2")), "{neighbours:?}");
     assert!(routes.contains(&("10.9.0.0/16".parse().unwrap(), Some(ip("10.1.0.2")))), "{routes:?}");
     assert_eq!(a.run(|| sysctl::read("net/ipv4/ip_default_ttl").unwrap()).unwrap().as_deref(), Some("33"));
-    let queues =
-        lab.run(|| std::fs::read_dir("/sys/class/net/big-a/queues").map(Iterator::count).unwrap_or(0));
+    let queues = lab.run(|| std::fs::read_dir("/sys/class/net/big-a/queues").map_or(0, Iterator::count));
     assert!(queues == 4 || queues == 0, "two queues a direction: {queues}");
     // Taken back in place.
     let index = host_end.index;

@@ -518,7 +518,7 @@ mod tests {
     fn batches_fit_the_neighbour_table() {
         let topology = Topology::switch("s", ALL_MAX, DEFAULT_MTU).unwrap();
         let pairs = pairs(&topology, 0);
-        assert_eq!(batches(&topology, &pairs, 992), [0..pairs.len()]);
+        assert_eq!(batches(&topology, &pairs, 992).len(), 1);
         assert_eq!(batches(&topology, &pairs, 500).len(), 2);
         let mut known = topology.clone();
         known.paths[0].neighbours = true;

@@ -72,19 +72,19 @@ pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
         print(&format!("{topology} is as declared: nothing to do\n"))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut text: String = plan.drift.iter().map(|drift| format!("! {}\n", drift.what)).collect();
+    let mut lines: Vec<String> = plan.drift.iter().map(|drift| format!("! {}", drift.what)).collect();
     if let Some(why) = remake {
-        text.push_str(&format!("- all that there is of {topology}, for {why}\n"));
+        lines.push(format!("- all that there is of {topology}, for {why}"));
     }
     for Line { sign, what } in steps.iter().take(SHOWN) {
-        text.push_str(&format!("{} {what}\n", sign.symbol()));
+        lines.push(format!("{} {what}", sign.symbol()));
     }
     if let Some(more) = steps.len().checked_sub(SHOWN).filter(|more| *more > 0) {
-        text.push_str(&format!("  and {more} more steps; --json has all\n"));
+        lines.push(format!("  and {more} more steps; --json has all"));
     }
     let count = |sign: Sign| steps.iter().filter(|line| line.sign == sign).count();
     let (add, change, remove) = (count(Sign::Add), count(Sign::Change), count(Sign::Remove));
-    text.push_str(&format!("{} steps: {add} add, {change} change, {remove} remove\n", steps.len()));
-    print(&text)?;
+    lines.push(format!("{} steps: {add} add, {change} change, {remove} remove\n", steps.len()));
+    print(&lines.join("\n"))?;
     Ok(ExitCode::SUCCESS)
 }

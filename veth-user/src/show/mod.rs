@@ -65,8 +65,9 @@ fn path_name(topology: &Topology, path: Option<usize>) -> &str {
 
 /// An end of a cable: `net (lab-up-a)`.
 fn cable_end(topology: &Topology, end: &CableEnd) -> String {
-    let addresses: String = end.addresses.iter().map(|address| format!(" {address}")).collect();
-    format!("{} ({}{addresses})", path_name(topology, end.path), end.link)
+    let addresses = end.addresses.iter().map(ToString::to_string);
+    let words: Vec<String> = std::iter::once(end.link.clone()).chain(addresses).collect();
+    format!("{} ({})", path_name(topology, end.path), words.join(" "))
 }
 
 /// Whether a cable leads to the host.

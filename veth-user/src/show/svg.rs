@@ -61,7 +61,7 @@ struct Lane {
 /// A picture of the topology that stands by itself.
 #[must_use]
 pub fn svg(topology: &Topology) -> String {
-    let (cards, lanes) = describe(topology);
+    let (cards, tracks) = describe(topology);
     let text_width =
         |lines: &[String]| lines.iter().map(|line| line.chars().count()).max().unwrap_or(0) * CHARACTER;
     let boxes = || cards.iter().flat_map(|card| &card.boxes);
@@ -81,7 +81,7 @@ pub fn svg(topology: &Topology) -> String {
     for (number, card) in cards.iter().enumerate() {
         let rows = card.boxes.len().div_ceil(COLUMNS);
         // Tall enough for what leaves it to the right.
-        let leaving = lanes.iter().filter(|lane| lane.ends.contains(&number)).count();
+        let leaving = tracks.iter().filter(|lane| lane.ends.contains(&number)).count();
         let height = (TITLE + GAP + rows * (cell.height + GAP)).max((leaving + 2) * LINE);
         let area = Area { x: GAP, y: top, width, height };
         picture.card(card, area, cell);
@@ -91,7 +91,7 @@ pub fn svg(topology: &Topology) -> String {
 
     let mut left = GAP + width + GAP;
     let mut used = vec![0; cards.len()];
-    for lane in &lanes {
+    for lane in &tracks {
         let [from, to] = lane.ends.map(|card| {
             used[card] += 1;
             areas.get(card).map_or(0, |area| area.y + used[card] * LINE)
@@ -117,7 +117,7 @@ pub fn svg(topology: &Topology) -> String {
 /// What there is to draw.
 fn describe(topology: &Topology) -> (Vec<Card>, Vec<Lane>) {
     let mut cards = Vec::new();
-    let mut lanes = Vec::new();
+    let mut tracks = Vec::new();
     let is_alone = topology.cables.iter().all(|cable| !is_leg(cable))
         && topology.paths.iter().all(|path| leaves(path).is_none());
     let unconnected = unconnected(topology);
@@ -149,7 +149,7 @@ fn describe(topology: &Topology) -> (Vec<Card>, Vec<Lane>) {
             let mut lines = vec!["gateway".to_owned()];
             lines.extend(path.gateway.iter().map(ToString::to_string));
             lines.extend(path.outside.then(|| "and outside".to_owned()));
-            lanes.push(Lane { ends: [number, host], lines, is_cable: false });
+            tracks.push(Lane { ends: [number, host], lines, is_cable: false });
         }
     }
     if !is_alone {
@@ -170,7 +170,7 @@ fn describe(topology: &Topology) -> (Vec<Card>, Vec<Lane>) {
                 .map(|end| format!("{} {}", end.link, list(end.addresses.iter())).trim_end().to_owned()),
         );
         if ends.iter().all(|end| *end < cards.len()) {
-            lanes.push(Lane { ends, lines, is_cable: true });
+            tracks.push(Lane { ends, lines, is_cable: true });
         }
     }
     if !unconnected.is_empty() {
@@ -182,7 +182,7 @@ fn describe(topology: &Topology) -> (Vec<Card>, Vec<Lane>) {
             boxes: boxes.collect(),
         });
     }
-    (cards, lanes)
+    (cards, tracks)
 }
 
 fn boxes_a_row(cards: &[Card]) -> usize {
@@ -257,7 +257,7 @@ impl Picture {
         let middle = from.midpoint(to).saturating_sub(lane.lines.len() * LINE / 2);
         for (number, line) in lane.lines.iter().enumerate() {
             let weight = if number == 0 { r#" font-weight="bold""# } else { "" };
-            // With a halo: other lanes may pass behind it.
+            // With a halo: other tracks may pass behind it.
             let style = format!(r##"paint-order="stroke" stroke="#ffffff" stroke-width="4"{weight}"##);
             self.text(x + PADDING, middle + (number + 1) * LINE, &style, line);
         }

@@ -364,12 +364,11 @@ pub async fn undo(roots: &Roots, name: &str, progress: &dyn Progress) -> Result<
         return Ok(());
     };
     let plan = plan_with(roots, &before, &netlink).await?;
-    match (plan.remake, plan.record) {
-        (None, Some(record)) => change(roots, record, plan.topology, plan.steps, &netlink, progress).await,
-        _ => {
-            drop(lock);
-            teardown::down(roots, name, progress).await.map(|_| ())
-        }
+    if let (None, Some(record)) = (plan.remake, plan.record) {
+        change(roots, record, plan.topology, plan.steps, &netlink, progress).await
+    } else {
+        drop(lock);
+        teardown::down(roots, name, progress).await.map(|_| ())
     }
 }
 
@@ -618,14 +617,14 @@ impl Worker<'_> {
 
     async fn remove_cable(&mut self, cable: &Cable) -> Result<(), Error> {
         for end in &cable.ends {
-            self.leave_ovs(end).await?;
+            self.leave_ovs(end)?;
             self.delete_ours(&end.link).await?;
         }
         Ok(())
     }
 
     /// An Open vSwitch remembers ports whose link is gone.
-    async fn leave_ovs(&self, end: &model::CableEnd) -> Result<(), Error> {
+    fn leave_ovs(&self, end: &model::CableEnd) -> Result<(), Error> {
         if self.topology.has_ovs() && end.path.is_some() && self.ovs.is_running()? {
             self.ovs.forget_port(&end.link)?;
         }
@@ -899,11 +898,10 @@ impl Worker<'_> {
         };
         datapath.set_target(port.slot, ifindex)?;
         // Allowed before it is checked, and no longer allowed after it was.
-        let allowed: Vec<IpAddr> = match topology.path(port).spoof_check {
-            true => {
-                port.addresses.iter().map(|cidr| cidr.address).chain([port.mac.link_local().into()]).collect()
-            }
-            false => Vec::new(),
+        let allowed: Vec<IpAddr> = if topology.path(port).spoof_check {
+            port.addresses.iter().map(|cidr| cidr.address).chain([port.mac.link_local().into()]).collect()
+        } else {
+            Vec::new()
         };
         for address in &allowed {
             datapath.set_source(port.slot, *address)?;

@@ -3,7 +3,10 @@
 //! Steps are small and enumerable, so that a test can stop the process after any of them. Every one leaves alone
 //! what is already as it should be, so that one that was interrupted can be done again.
 
-use std::{collections::HashSet, fmt};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+};
 
 use serde::Serialize;
 use veth_common::RedirectMode;
@@ -208,8 +211,10 @@ impl<'a> Difference<'a> {
         // What an interrupted command left in another shape cannot be trusted to have either.
         let left = observed.leftover.as_ref();
         let mut pods = HashSet::new();
+        let new_pods: HashMap<&str, &Pod> =
+            declared.pods.iter().map(|pod| (pod.name.as_str(), pod)).collect();
         for old in &made.pods {
-            let stays = declared.pods.iter().any(|new| is_same_pod(old, new));
+            let stays = new_pods.get(old.name.as_str()).is_some_and(|new| is_same_pod(old, new));
             let is_mixed = left.is_some_and(|left| {
                 left.pods
                     .iter()
@@ -232,19 +237,18 @@ impl<'a> Difference<'a> {
         }
         let mut ports = HashSet::new();
         for (pod, port) in made.all_ports().filter(|(pod, _)| pods.contains(pod.name.as_str())) {
-            let same = |(other, new): (&Pod, &Port)| {
-                other.name == pod.name && is_same_port((made, port), (declared, new))
+            let is_same = |new: &&Pod| {
+                let ports = new.ports.iter().filter(|new| new.name == port.name);
+                ports.into_iter().any(|new| is_same_port((made, port), (declared, new)))
             };
+            let is_declared = new_pods.get(pod.name.as_str()).is_some_and(is_same);
             let is_mixed = left.is_some_and(|left| {
                 left.all_ports().any(|(other, before)| {
                     (&other.name, &before.name) == (&pod.name, &port.name)
                         && !is_same_port((left, before), (made, port))
                 })
             });
-            if declared.all_ports().any(same)
-                && !is_mixed
-                && !has(&Fault::Pair(pod.name.clone(), port.name.clone()))
-            {
+            if is_declared && !is_mixed && !has(&Fault::Pair(pod.name.clone(), port.name.clone())) {
                 ports.insert((pod.name.as_str(), port.name.as_str()));
             }
         }
@@ -319,83 +323,75 @@ impl<'a> Difference<'a> {
 
     /// Everything that comes or changes.
     fn additions(&self, hook: Hook) -> Vec<Step> {
-        let Self { declared, made, observed, .. } = self;
-        let mut steps = Vec::new();
-        for (number, pod) in declared.pods.iter().enumerate() {
-            if !self.pods.contains(pod.name.as_str()) {
-                steps.push(Step::Namespace { pod: number });
-            }
-        }
         let ports: Vec<Change<'_>> = self.ports().collect();
-        let each =
-            |steps: &mut Vec<Step>, wanted: &dyn Fn(&Change<'_>) -> bool, step: fn(usize, usize) -> Step| {
-                steps.extend(
-                    ports.iter().filter(|change| wanted(change)).map(|change| step(change.at.0, change.at.1)),
-                );
-            };
-        let fault = |change: &Change<'_>, fault: fn(String, String) -> Fault| {
-            observed.has(&fault(change.pod.name.clone(), change.port.name.clone()))
-        };
-        each(&mut steps, &|change| change.is_new() && change.makes_pair(declared), |pod, port| Step::Pair {
-            pod,
-            port,
-        });
-        each(&mut steps, &|change| change.is_resized() || fault(change, Fault::Mtu), |pod, port| {
-            Step::Resize { pod, port }
-        });
-        each(
-            &mut steps,
-            &|change| {
-                let is_needed = declared.preparation(change.port.path, hook).is_some();
-                is_needed && change.is_new()
-                    || change.is_prepared_otherwise(made, declared, hook)
-                    || fault(change, Fault::Unfit)
-            },
-            |pod, port| Step::Prepare { pod, port },
-        );
-        each(
-            &mut steps,
-            &|change| {
-                change.is_new() || change.is_reconfigured(made, declared) || fault(change, Fault::Addresses)
-            },
-            |pod, port| Step::Configure { pod, port },
-        );
-        for (number, pod) in declared.pods.iter().enumerate() {
-            let old = made
-                .pods
-                .iter()
-                .find(|old| old.name == pod.name)
-                .filter(|_| self.pods.contains(pod.name.as_str()));
-            let is_touched = pod.ports.iter().any(|port| !self.has_port(pod, port));
-            let (new, old) = (settlement(declared, pod), old.map(|old| settlement(made, old)));
-            let is_missing = observed.has(&Fault::Routes(pod.name.clone()));
-            if is_missing || old.as_ref() != Some(&new) && !new.is_empty() || is_touched && !new.is_empty() {
-                steps.push(Step::Settle { pod: number });
-            }
-        }
-        let new_bridges: Vec<usize> = declared
-            .paths
-            .iter()
-            .enumerate()
-            .filter(|(_, path)| path.bridge.is_some() && !self.bridges.contains(path.name.as_str()))
-            .map(|(number, _)| number)
-            .collect();
+        let mut steps = self.pods_and_pairs(&ports, hook);
         if ports.iter().any(|change| change.is_new() && !change.port.host_link.is_empty()) {
             steps.push(Step::Mark);
         }
+        steps.extend(self.programs_and_bridges());
+        steps.extend(self.maps_and_attachments(&ports));
+        steps.extend(self.connections(&ports));
+        steps
+    }
+
+    /// What is inside of pods.
+    fn pods_and_pairs(&self, ports: &[Change<'_>], hook: Hook) -> Vec<Step> {
+        let Self { declared, made, observed, .. } = self;
+        let mut steps = Vec::new();
+        let pods = || declared.pods.iter().enumerate();
+        let new_pods = pods().filter(|(_, pod)| !self.pods.contains(pod.name.as_str()));
+        steps.extend(new_pods.map(|(pod, _)| Step::Namespace { pod }));
+        let is_made = |change: &&Change<'_>| change.is_new() && change.makes_pair(declared);
+        steps.extend(each(ports, is_made, |pod, port| Step::Pair { pod, port }));
+        let is_resized = |change: &&Change<'_>| change.is_resized() || change.has(observed, Fault::Mtu);
+        steps.extend(each(ports, is_resized, |pod, port| Step::Resize { pod, port }));
+        let is_prepared = |change: &&Change<'_>| {
+            change.is_new() && declared.preparation(change.port.path, hook).is_some()
+                || change.is_prepared_otherwise(made, declared, hook)
+                || change.has(observed, Fault::Unfit)
+        };
+        steps.extend(each(ports, is_prepared, |pod, port| Step::Prepare { pod, port }));
+        let is_configured = |change: &&Change<'_>| {
+            change.is_new()
+                || change.is_reconfigured(made, declared)
+                || change.has(observed, Fault::Addresses)
+        };
+        steps.extend(each(ports, &is_configured, |pod, port| Step::Configure { pod, port }));
+        let configured: HashSet<&str> =
+            ports.iter().filter(&is_configured).map(|change| change.pod.name.as_str()).collect();
+        let old_pods: HashMap<&str, &Pod> = made
+            .pods
+            .iter()
+            .map(|pod| (pod.name.as_str(), pod))
+            .filter(|(name, _)| self.pods.contains(name))
+            .collect();
+        let is_settled = |(_, pod): &(usize, &Pod)| {
+            let old = old_pods.get(pod.name.as_str()).map(|old| settlement(made, old)).unwrap_or_default();
+            let new = settlement(declared, pod);
+            // With the last address of a family its routes go too.
+            let is_touched = configured.contains(pod.name.as_str());
+            old != new || is_touched && !new.is_empty() || observed.has(&Fault::Routes(pod.name.clone()))
+        };
+        steps.extend(pods().filter(is_settled).map(|(pod, _)| Step::Settle { pod }));
+        steps
+    }
+
+    /// What pods are connected to.
+    fn programs_and_bridges(&self) -> Vec<Step> {
+        let Self { declared, made, observed, .. } = self;
+        let mut steps = Vec::new();
         if declared.has_programs() && !made.has_programs() {
             steps.push(Step::Load);
         }
         if declared.has_ovs() && (!made.has_ovs() || observed.has(&Fault::Ovs)) {
             steps.push(Step::Ovs);
         }
-        steps.extend(new_bridges.iter().map(|path| Step::Bridge { path: *path }));
-        for (number, path) in declared.paths.iter().enumerate() {
-            let (Some(_), true) = (&path.bridge, self.bridges.contains(path.name.as_str())) else { continue };
+        let bridges = || declared.paths.iter().enumerate().filter(|(_, path)| path.bridge.is_some());
+        let new_bridges = bridges().filter(|(_, path)| self.has_new_bridge(path));
+        steps.extend(new_bridges.map(|(path, _)| Step::Bridge { path }));
+        for (number, path) in bridges().filter(|(_, path)| !self.has_new_bridge(path)) {
             let old = made.paths.iter().find(|old| old.name == path.name);
-            let differs = old.is_none_or(|old| {
-                old.mtu != path.mtu || old.gateway != path.gateway || old.tune != path.tune
-            });
+            let differs = old.is_none_or(|old| old.mtu != path.mtu || old.gateway != path.gateway);
             if differs || observed.has(&Fault::Gateway(path.name.clone())) {
                 steps.push(Step::Gateway { path: number });
             }
@@ -403,54 +399,64 @@ impl<'a> Difference<'a> {
                 steps.push(Step::Guard { path: number });
             }
         }
+        steps
+    }
+
+    /// What programs know, and where they stand.
+    fn maps_and_attachments(&self, ports: &[Change<'_>]) -> Vec<Step> {
+        let Self { declared, made, observed, .. } = self;
+        let mut steps = Vec::new();
         let is_accelerated = |change: &Change<'_>| change.path().kind.is_accelerated();
-        each(
-            &mut steps,
-            &|change| {
-                is_accelerated(change)
-                    && (change.is_new()
-                        || change.is_registered_otherwise(made, declared)
-                        || self.has_new_peer(change)
-                        || fault(change, Fault::Maps))
-            },
-            |pod, port| Step::Register { pod, port },
-        );
-        each(
-            &mut steps,
-            &|change| is_accelerated(change) && (change.is_new() || fault(change, Fault::Program)),
-            |pod, port| Step::Attach { pod, port },
-        );
+        let is_registered = |change: &&Change<'_>| {
+            is_accelerated(change)
+                && (change.is_new()
+                    || change.is_registered_otherwise(made, declared)
+                    || self.has_new_peer(change)
+                    || change.has(observed, Fault::Maps))
+        };
+        steps.extend(each(ports, is_registered, |pod, port| Step::Register { pod, port }));
+        let is_attached = |change: &&Change<'_>| {
+            is_accelerated(change) && (change.is_new() || change.has(observed, Fault::Program))
+        };
+        steps.extend(each(ports, is_attached, |pod, port| Step::Attach { pod, port }));
         steps.extend(ports.iter().filter(|change| !change.is_new()).filter_map(|change| {
             let mode = observed.redirect(&change.pod.name, &change.port.name)?;
             Some(Step::Redirect { pod: change.at.0, port: change.at.1, mode })
         }));
-        let joins_new_bridge = |change: &Change<'_>| new_bridges.contains(&change.port.path);
-        each(
-            &mut steps,
-            &|change| {
-                !change.port.host_link.is_empty()
-                    && (change.is_new()
-                        || joins_new_bridge(change)
-                        || change.is_routed_otherwise()
-                        || fault(change, Fault::Connection))
-            },
-            |pod, port| Step::Connect { pod, port },
-        );
-        for (number, cable) in declared.cables.iter().enumerate() {
-            if !self.cables.contains(cable.name.as_str()) {
-                steps.push(Step::Cable { cable: number });
-            }
-        }
+        steps
+    }
+
+    /// What lets frames flow.
+    fn connections(&self, ports: &[Change<'_>]) -> Vec<Step> {
+        let Self { declared, made, observed, .. } = self;
+        let mut steps = Vec::new();
+        let is_connected = |change: &&Change<'_>| {
+            !change.port.host_link.is_empty()
+                && (change.is_new()
+                    || self.has_new_bridge(change.path())
+                    || change.is_routed_otherwise()
+                    || change.has(observed, Fault::Connection))
+        };
+        steps.extend(each(ports, is_connected, |pod, port| Step::Connect { pod, port }));
+        let cables = declared.cables.iter().enumerate();
+        let new_cables = cables.filter(|(_, cable)| !self.cables.contains(cable.name.as_str()));
+        steps.extend(new_cables.map(|(cable, _)| Step::Cable { cable }));
         if self.has_moved_addresses() {
             let stays = |(_, pod): &(usize, &Pod)| self.pods.contains(pod.name.as_str());
             let pods = declared.pods.iter().enumerate().filter(stays);
             steps.extend(pods.map(|(pod, _)| Step::Forget { pod }));
         }
-        let is_firewalled_otherwise = declared.forward_paths() != made.forward_paths();
+        let is_firewalled_otherwise = declared.forward_paths() != made.forward_paths()
+            || declared.needs_forwarding() != made.needs_forwarding();
         if declared.is_routed() && (is_firewalled_otherwise || observed.has(&Fault::Firewall)) {
             steps.push(Step::Firewall);
         }
         steps
+    }
+
+    /// Whether a path has a bridge that is to be made.
+    fn has_new_bridge(&self, path: &Path) -> bool {
+        path.bridge.is_some() && !self.bridges.contains(path.name.as_str())
     }
 
     /// Whether somebody has an address now that somebody else had before.
@@ -462,20 +468,17 @@ impl<'a> Difference<'a> {
     /// Every declared port, with what was there instead if it stays.
     fn ports(&self) -> impl Iterator<Item = Change<'a>> {
         let Self { declared, made, .. } = *self;
-        declared.pods.iter().enumerate().flat_map(move |(at, pod)| {
-            pod.ports.iter().enumerate().map(move |(number, port)| {
-                let old = made
-                    .all_ports()
-                    .filter(|_| self.has_port(pod, port))
-                    .find(|(other, old)| other.name == pod.name && old.name == port.name);
-                Change {
-                    at: (at, number),
-                    pod,
-                    port,
-                    new_path: declared.path(port),
-                    old: old.map(|(_, old)| (old, made.path(old))),
-                }
-            })
+        let old: HashMap<(&str, &str), &'a Port> =
+            made.all_ports().map(|(pod, port)| ((pod.name.as_str(), port.name.as_str()), port)).collect();
+        let pods = declared.pods.iter().enumerate();
+        let ports = pods.flat_map(|(at, pod)| {
+            pod.ports.iter().enumerate().map(move |(number, port)| ((at, number), pod, port))
+        });
+        ports.map(move |(at, pod, port)| {
+            let name = (pod.name.as_str(), port.name.as_str());
+            let old = old.get(&name).filter(|_| self.ports.contains(&name)).copied();
+            let old = old.map(|old| (old, made.path(old)));
+            Change { at, pod, port, new_path: declared.path(port), old }
         })
     }
 
@@ -484,6 +487,15 @@ impl<'a> Difference<'a> {
         change.path().kind == Kind::Wire
             && self.declared.ports_of(change.port.path).any(|(pod, port)| !self.has_port(pod, port))
     }
+}
+
+/// A step for each port of some kind.
+fn each<'a>(
+    ports: &'a [Change<'a>],
+    is_wanted: impl Fn(&&Change<'a>) -> bool + 'a,
+    step: fn(usize, usize) -> Step,
+) -> impl Iterator<Item = Step> + 'a {
+    ports.iter().filter(move |change| is_wanted(change)).map(move |change| step(change.at.0, change.at.1))
 }
 
 /// A declared port, and the one that was there.
@@ -502,6 +514,10 @@ impl Change<'_> {
 
     const fn is_new(&self) -> bool {
         self.old.is_none()
+    }
+
+    fn has(&self, observed: &Observed, fault: fn(String, String) -> Fault) -> bool {
+        observed.has(&fault(self.pod.name.clone(), self.port.name.clone()))
     }
 
     /// A direct pair is made with its first end.

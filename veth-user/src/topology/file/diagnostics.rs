@@ -69,6 +69,7 @@ impl Diagnostics {
     }
 
     /// Each, in the order of the text.
+    #[must_use]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = Diagnostic<'_>> {
         self.problems.iter().map(|Problem { span, message, hint, other: _ }| {
             let before = self.text.get(..span.start).unwrap_or(&self.text);

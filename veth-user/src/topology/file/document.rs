@@ -179,7 +179,7 @@ pub(super) struct Document {
     /// Open vSwitches of the topology's own: `[ovs.NAME]`.
     pub(super) ovs: Named<Path>,
     /// Routed point-to-point links: `[route.NAME]`. Every pod has addresses of full length (/32 and /128), and
-    /// reaches everything by the gateways 169.254.1.1 and fe80::1.
+    /// reaches everything by the gateways 169.254.1.1 and `fe80::1`.
     pub(super) route: Named<Path>,
     /// Cables between two pods, two veth pairs that eBPF cross-connects: `[wire.NAME]`.
     pub(super) wire: Named<Path>,
@@ -196,8 +196,8 @@ pub(super) struct Document {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Path {
     /// The network of the addresses, as `10.1.0.0/24`, or a list of several, IPv4 or IPv6. Without it, one of each
-    /// that is free in the topology: for the first path of the file 10.200.0.0/16 and fd00:200::/64, for the second
-    /// 10.201.0.0/16 and fd00:201::/64, and so on. Switches that are linked share it.
+    /// that is free in the topology: for the first path of the file 10.200.0.0/16 and `fd00:200::/64`, for the second
+    /// 10.201.0.0/16 and `fd00:201::/64`, and so on. Switches that are linked share it.
     #[schemars(with = "OneOrMore")]
     pub(super) subnet: Option<At<Mixed>>,
     /// The pods, a list of names. The n-th gets the n-th address of each subnet, not counting the gateway's, the

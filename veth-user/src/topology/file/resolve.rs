@@ -62,6 +62,9 @@ struct Pod {
     ports: Vec<(usize, usize)>,
 }
 
+/// Something that is told as a problem already.
+struct Refused;
+
 /// A link between two paths, or a path and the host.
 struct Link<'d> {
     name: &'d At<String>,
@@ -373,7 +376,7 @@ impl<'d> Resolver<'d> {
                 }
                 continue;
             };
-            let (Some(first), Some(second)) = (self.link_end(a), self.link_end(b)) else { continue };
+            let (Ok(first), Ok(second)) = (self.link_end(a), self.link_end(b)) else { continue };
             match (first, second) {
                 (None, None) => {
                     self.refuse(
@@ -414,9 +417,9 @@ impl<'d> Resolver<'d> {
     }
 
     /// A path that can have links, the host, or a problem.
-    fn link_end(&mut self, name: &At<String>) -> Option<Option<usize>> {
+    fn link_end(&mut self, name: &At<String>) -> Result<Option<usize>, Refused> {
         if name.get() == HOST {
-            return Some(None);
+            return Ok(None);
         }
         let takes_links = |path: &Path<'_>| matches!(path.kind, Kind::Switch | Kind::Bridge | Kind::Ovs);
         let Some(number) = self.paths.iter().position(|path| path.name.get() == name.get()) else {
@@ -432,15 +435,15 @@ impl<'d> Resolver<'d> {
                     .unwrap_or_else(|| format!("it can be {}", listed(&known)));
                 self.refuse(name.span(), format!("there is no switch `{}`", name.get()), hint);
             }
-            return None;
+            return Err(Refused);
         };
         let path = &self.paths[number];
         if !takes_links(path) {
             let message = format!("`{}` is {}, where no link can end", name.get(), noun(path.kind));
             self.refuse(name.span(), message, "a link ends at a switch, a bridge, an Open vSwitch or `host`");
-            return None;
+            return Err(Refused);
         }
-        Some(Some(number))
+        Ok(Some(number))
     }
 
     fn choose_subnets(&mut self) {
@@ -958,6 +961,7 @@ impl<'d> Resolver<'d> {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "one thing after the other, each with its own way out")]
     fn route(&mut self, name: &At<String>, pod: usize, route: &document::Route) -> Option<model::Route> {
         let document::Route { to, via, port } = route;
         let Some(to) = to else {

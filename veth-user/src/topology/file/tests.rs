@@ -445,7 +445,7 @@ const BAD_AT_SWITCH: &[Case] = &[
 #[test]
 fn everything_that_is_wrong_is_told_with_its_place_and_a_hint() {
     let at_switch = BAD_AT_SWITCH.iter().map(|(text, expected)| (format!("{SWITCH}{text}"), *expected));
-    let mut failures = String::new();
+    let mut failures = Vec::new();
     for (text, expected) in
         BAD.iter().map(|(text, expected)| ((*text).to_owned(), *expected)).chain(at_switch)
     {
@@ -458,10 +458,10 @@ fn everything_that_is_wrong_is_told_with_its_place_and_a_hint() {
                 && !tail.is_empty()
         };
         if found.len() != expected.len() || !found.iter().zip(expected).all(fits) {
-            failures += &format!("{text}\nhas {found:#?}\nand not {expected:#?}\n\n");
+            failures.push(format!("{text}\nhas {found:#?}\nand not {expected:#?}\n"));
         }
     }
-    assert!(failures.is_empty(), "{failures}");
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
 #[test]
@@ -536,7 +536,7 @@ fn the_schema_documents_every_key() {
         }
         match schema {
             Value::Object(object) => {
-                object.iter().for_each(|(key, inner)| look(inner, &format!("{place}.{key}"), count))
+                object.iter().for_each(|(key, inner)| look(inner, &format!("{place}.{key}"), count));
             }
             Value::Array(items) => items.iter().for_each(|inner| look(inner, place, count)),
             Value::String(text) => assert_ne!(text, "null", "{place}"),
@@ -562,7 +562,14 @@ prop_compose! {
         let is_pair = matches!(kind, "wire" | "direct");
         let mut text = String::new();
         let names: Vec<String> = names.into_iter().take(if is_pair { 2 } else { 40 }).map(|name| format!("p{name}")).collect();
-        text += &if is_number { format!("pods = {}\n", if is_pair { 2 } else { pods + 1 }) } else { format!("pods = {names:?}\n") };
+        let pods = if is_number {
+            (if is_pair { 2 } else { pods + 1 }).to_string()
+        } else {
+            format!("{names:?}")
+        };
+        text += "pods = ";
+        text += &pods;
+        text += "\n";
         if !is_pair && kind != "route" && gateway {
             text += "gateway = true\n";
         }

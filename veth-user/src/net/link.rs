@@ -5,8 +5,8 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{
-        InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags,
-        LinkInfo, LinkMessage, LinkXdp, State, XdpAttached,
+        AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoPortData,
+        InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, State, XdpAttached,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -285,6 +285,19 @@ impl Netlink {
         .await
     }
 
+    /// Keeps the kernel from giving a link an IPv6 address of its own: `ip link set addrgenmode none`.
+    ///
+    /// # Errors
+    ///
+    /// When the link is gone, or is without IPv6.
+    pub async fn make_no_addresses(&self, index: u32) -> Result<()> {
+        let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+        let message =
+            by_index(index, vec![LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])])]);
+        let action = format!("keep link {index} from making addresses");
+        self.change(&action, RouteNetlinkMessage::SetLink(message)).await
+    }
+
     /// Puts a link in a link group.
     ///
     /// # Errors
@@ -313,21 +326,31 @@ impl Netlink {
     /// # Errors
     ///
     /// `EXFULL` when the bridge has its 1,023 ports.
-    pub async fn join_bridge(&self, index: u32, bridge: u32) -> Result<()> {
+    pub async fn join_bridge(&self, index: u32, bridge: u32, takes_multicast: bool) -> Result<()> {
         self.join_bridge_learning(index, bridge).await?;
-        let settings = by_index(
+        let settings = vec![InfoBridgePort::Learning(false), InfoBridgePort::MulticastFlood(takes_multicast)];
+        self.set_bridge_port(index, settings).await
+    }
+
+    async fn set_bridge_port(&self, index: u32, settings: Vec<InfoBridgePort>) -> Result<()> {
+        let message = by_index(
             index,
             vec![LinkAttribute::LinkInfo(vec![
                 LinkInfo::PortKind(InfoPortKind::Bridge),
-                LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::Learning(false)])),
+                LinkInfo::PortData(InfoPortData::BridgePort(settings)),
             ])],
         );
         // Port settings are a change of a link's kind-specific data: RTM_NEWLINK without NLM_F_CREATE.
-        self.change(
-            &format!("keep bridge {bridge} from learning of link {index}"),
-            RouteNetlinkMessage::NewLink(settings),
-        )
-        .await
+        self.change(&format!("set up the bridge port {index}"), RouteNetlinkMessage::NewLink(message)).await
+    }
+
+    /// Whether a bridge hands what is for many to this port of it.
+    ///
+    /// # Errors
+    ///
+    /// When the link is no bridge port.
+    pub async fn set_multicast_flood(&self, index: u32, on: bool) -> Result<()> {
+        self.set_bridge_port(index, vec![InfoBridgePort::MulticastFlood(on)]).await
     }
 
     /// Makes a link a plain port of a bridge, which learns who is behind it.

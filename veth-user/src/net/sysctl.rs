@@ -4,8 +4,16 @@
 //! `veth doctor --fix` writes beside is told with its old value.
 
 use std::{
-    fs, io,
+    cell::OnceCell,
+    fs::{self, File},
+    io::{self, Write as _},
     path::{Component, Path, PathBuf},
+    sync::OnceLock,
+};
+
+use nix::{
+    fcntl::{OFlag, openat},
+    sys::stat::Mode,
 };
 
 use super::{Error, Netns, Result};
@@ -49,7 +57,8 @@ pub fn disable_dad() -> Result<()> {
 /// Whether the kernel speaks IPv6 at all.
 #[must_use]
 pub fn has_ipv6() -> bool {
-    Path::new("/proc/sys/net/ipv6").exists()
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| Path::new("/proc/sys/net/ipv6").exists())
 }
 
 /// A value by its name, `net.core.bpf_jit_enable` or `net/core/bpf_jit_enable`. Nothing where the namespace or the
@@ -213,12 +222,28 @@ fn of_namespace(key: &str) -> Result<()> {
 }
 
 fn write_ipv6(link: &str, key: &str, value: &str) -> Result<()> {
-    let path = Path::new("/proc/sys/net/ipv6/conf").join(link).join(key);
-    match fs::write(&path, value) {
-        // A kernel without IPv6 sends none.
-        Err(source) if source.kind() == io::ErrorKind::NotFound && !has_ipv6() => Ok(()),
-        result => result.map_err(|source| Error::new(format!("write {value} to {}", path.display()), source)),
+    const FOLDER: &str = "/proc/sys/net/ipv6/conf";
+    thread_local! {
+        // Every namespace has a `/proc/sys/net` of its own, and the kernel walks past those of all others to find it:
+        // with thousands of them a thread, which stays in one, should ask once.
+        static OPENED: OnceCell<File> = const { OnceCell::new() };
     }
+    let path = Path::new(FOLDER).join(link).join(key);
+    let failed = |source| Error::new(format!("write {value} to {}", path.display()), source);
+    OPENED.with(|opened| {
+        let folder = match opened.get() {
+            Some(folder) => folder,
+            None => match File::open(FOLDER) {
+                // A kernel without IPv6 sends none.
+                Err(source) if source.kind() == io::ErrorKind::NotFound && !has_ipv6() => return Ok(()),
+                Err(source) => return Err(failed(source)),
+                Ok(folder) => opened.get_or_init(|| folder),
+            },
+        };
+        let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+        let file = openat(folder, &Path::new(link).join(key), flags, Mode::empty());
+        File::from(file.map_err(|errno| failed(errno.into()))?).write_all(value.as_bytes()).map_err(failed)
+    })
 }
 
 #[cfg(test)]

@@ -55,6 +55,9 @@ const READY_MAX: Duration = Duration::from_secs(10);
 /// How often that is looked at.
 const READY_POLL: Duration = Duration::from_millis(1);
 
+/// Up to so many ports, pods may greet each other while they come up. The work grows with the square.
+const QUIET_PORTS: usize = 64;
+
 /// The largest merged frame with BIG TCP: three times what it is without.
 const BIG_TCP_BYTES: u32 = 3 * 65_536;
 
@@ -455,6 +458,7 @@ async fn perform(
         ovs: Ovs::new(roots.ovs_folder(&record.topology.name)),
         datapath: None,
         links: HashMap::new(),
+        is_bulk: record.before.is_none() && record.topology.ports().count() > QUIET_PORTS,
         touched: HashSet::new(),
         changed_features: Vec::new(),
     };
@@ -516,6 +520,8 @@ struct Worker<'a> {
     datapath: Option<Datapath>,
     /// Links of the host's namespace, as far as they were looked at.
     links: HashMap<String, Link>,
+    /// Whether so many ports come at once that what their pods say to all when they come up would drown them.
+    is_bulk: bool,
     /// Pods, by index, with a port that was changed.
     touched: HashSet<usize>,
     /// What the record is to remember of features that were changed.
@@ -670,7 +676,6 @@ impl Worker<'_> {
         let runtime = tokio::runtime::Handle::current();
         let (namespace, netlink) = Netns::anonymous(move || {
             let _entered = runtime.enter();
-            sysctl::disable_dad()?;
             Netlink::open()
         })?;
         let loopback = netlink.link("lo").await?.index;
@@ -751,6 +756,13 @@ impl Worker<'_> {
         let link = netlink.link(&port.name).await?;
         // One that is down was just made, and has none.
         set_addresses(&netlink, &link, &port.addresses, link.up).await?;
+        if sysctl::has_ipv6() {
+            // As the kernel would give it, but at once: no duplicate address detection. Not by `accept_dad`, for with
+            // thousands of namespaces each path through `/proc/sys` takes a millisecond.
+            netlink.make_no_addresses(link.index).await?;
+            add_address(&netlink, link.index, Cidr { address: port.mac.link_local().into(), prefix: 64 })
+                .await?;
+        }
         netlink.set_up(link.index).await?;
         let wanted: HashMap<IpAddr, _> = self.topology.neighbours_of(port).collect();
         if link.up {
@@ -948,7 +960,8 @@ impl Worker<'_> {
                 self.netlink.join_bridge_learning(index, self.index(&bridge.link).await?).await?;
             }
             (Some(bridge), _) => {
-                self.netlink.join_bridge(index, self.index(&bridge.link).await?).await?;
+                let bridge = self.index(&bridge.link).await?;
+                self.netlink.join_bridge(index, bridge, !self.is_bulk).await?;
                 self.netlink.add_static_fdb(index, port.mac).await?;
             }
             (None, Kind::Route) => self.connect_routed(port, path, index).await?,
@@ -1066,6 +1079,15 @@ impl Worker<'_> {
             let ends = pod.ports.iter().map(|port| port.name.as_str()).collect();
             wait_for_links(&netlink, &ends).await?;
         }
+        if self.is_bulk {
+            let switched = |port: &&Port| self.topology.path(port).kind == Kind::Switch;
+            for port in self.topology.ports().map(|(_, port)| port).filter(switched) {
+                let index = self.links.get(&port.host_link).map(|link| link.index);
+                if let Some(index) = index {
+                    self.netlink.set_multicast_flood(index, true).await?;
+                }
+            }
+        }
         Ok(())
     }
 
@@ -1115,13 +1137,17 @@ async fn set_addresses(netlink: &Netlink, link: &Link, wanted: &[Cidr], strictly
         netlink.remove_address(link.index, *cidr).await?;
     }
     for cidr in wanted.iter().filter(|cidr| is_usable(&cidr.address) && !there.contains(cidr)) {
-        match netlink.add_address(link.index, *cidr).await {
-            // Link-local ones are not told of.
-            Err(error) if error.errno() == Some(libc::EEXIST) => {}
-            result => result?,
-        }
+        add_address(netlink, link.index, *cidr).await?;
     }
     Ok(())
+}
+
+/// Link-local addresses are not told of, and may be there.
+async fn add_address(netlink: &Netlink, link: u32, cidr: Cidr) -> Result<(), Error> {
+    match netlink.add_address(link, cidr).await {
+        Err(error) if error.errno() == Some(libc::EEXIST) => Ok(()),
+        result => Ok(result?),
+    }
 }
 
 /// How large merged frames of a path may be, in bytes.

@@ -78,6 +78,20 @@ pub async fn attached(netlink: &Netlink, link: &Link) -> Result<Vec<Attached>, E
     Ok(all)
 }
 
+/// What is attached to a link's ingress by one hook.
+///
+/// # Errors
+///
+/// When the kernel does not answer.
+pub async fn attached_by(netlink: &Netlink, link: &Link, hook: Hook) -> Result<Vec<Attached>, Error> {
+    match hook {
+        Hook::Tcx => tcx_chain(&link.name, TcAttachType::Ingress),
+        Hook::Clsact | Hook::Xdp | Hook::XdpGeneric => {
+            Ok(attached(netlink, link).await?.into_iter().filter(|attached| attached.hook == hook).collect())
+        }
+    }
+}
+
 /// What is attached to a link's egress. `bpf_redirect_peer` goes past all of it.
 ///
 /// # Errors

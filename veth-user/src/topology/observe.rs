@@ -14,7 +14,7 @@ use super::{
 use crate::{
     datapath::{
         Datapath, Hook, INGRESS, Redirect, XDP,
-        attach::{Attached, attached},
+        attach::{Attached, attached_by},
         pins::Pins,
     },
     net::{
@@ -184,6 +184,7 @@ pub async fn drift(
         has_ipv6: sysctl::has_ipv6(),
         sees_pods: Capabilities::current()?.has(Capability::NetAdmin),
         pins: Pins::new(roots, *layout_version, &topology.name),
+        insides: HashMap::new(),
         drift: Vec::new(),
     };
     look.namespaces()?;
@@ -222,6 +223,8 @@ struct Look<'a> {
     /// Whether we may look into namespaces.
     sees_pods: bool,
     pins: Pins,
+    /// The links of pods that were looked into, by the slot of the port.
+    insides: HashMap<u32, Vec<Link>>,
     drift: Vec<Drift>,
 }
 
@@ -409,14 +412,15 @@ impl Look<'_> {
     }
 
     /// A pod's end. Through the host end no name has to be looked up and no namespace entered.
-    async fn inside(&self, pod: &Pod, port: &Port, host_end: Option<&Link>) -> Result<Inside, Error> {
+    async fn inside(&mut self, pod: &Pod, port: &Port, host_end: Option<&Link>) -> Result<Inside, Error> {
         let is_it = |link: &Link| link.name == port.name && link.mac == Some(port.mac);
         if let Some(host_end) = host_end {
             let Some(namespace) = host_end.lower_namespace else {
                 return Ok(Inside::default());
             };
             let links = self.netlink.links_in(namespace).await?;
-            let found = links.into_iter().find(|link| Some(link.index) == host_end.lower && is_it(link));
+            let found = links.iter().find(|link| Some(link.index) == host_end.lower && is_it(link)).cloned();
+            self.insides.insert(port.slot, links);
             let Some(found) = found else { return Ok(Inside::default()) };
             let addresses = self.netlink.addresses_in(namespace).await?.into_iter();
             let addresses =
@@ -527,8 +531,8 @@ impl Look<'_> {
         }
         let program = if hook.is_xdp() { XDP } else { INGRESS };
         let id = self.pins.program_id(program);
-        let ours = |attached: &Attached| attached.hook == hook && attached.program == id;
-        if attached(self.netlink, link).await?.iter().any(ours) {
+        let ours = |attached: &Attached| attached.program == id;
+        if attached_by(self.netlink, link, hook).await?.iter().any(ours) {
             return Ok(None);
         }
         Ok(Some(format!("our program is not on {name} by {hook} any more")))
@@ -561,7 +565,10 @@ impl Look<'_> {
         let Some(current) = current_mode(datapath, self.topology, &self.links, port) else {
             return Ok(None);
         };
-        let hazard = hazard(self.netlink, link).await?;
+        let hazard = match self.insides.get(&port.slot) {
+            Some(inside) => hazard_among(inside, link),
+            None => hazard(self.netlink, link).await?,
+        };
         let wanted = if hazard.is_some() { RedirectMode::Host } else { mode(self.record.selection.redirect) };
         Ok((current != wanted).then(|| Drift {
             what: match hazard {
@@ -622,25 +629,27 @@ pub async fn hazard(netlink: &Netlink, host_end: &Link) -> Result<Option<String>
             "its other end is in the same namespace, where the kernel refuses peer redirect".into(),
         ));
     };
-    let inside = netlink.links_in(namespace).await?;
-    let Some(end) = inside.iter().find(|link| Some(link.index) == host_end.lower) else {
-        return Ok(None);
-    };
+    Ok(hazard_among(&netlink.links_in(namespace).await?, host_end))
+}
+
+/// The same, by the links of the pod.
+fn hazard_among(inside: &[Link], host_end: &Link) -> Option<String> {
+    let end = inside.iter().find(|link| Some(link.index) == host_end.lower)?;
     let name = &end.name;
     if end.xdp.is_some_and(|xdp| xdp.native) {
-        return Ok(Some(format!("its pod runs an XDP program on {name}, which peer redirect would go past")));
+        return Some(format!("its pod runs an XDP program on {name}, which peer redirect would go past"));
     }
     if end.controller.is_some() {
-        return Ok(Some(format!("its pod has bridged {name}, so that frames may be for others behind it")));
+        return Some(format!("its pod has bridged {name}, so that frames may be for others behind it"));
     }
     let on_top = |link: &&Link| {
         link.lower == Some(end.index)
             && link.lower_namespace.is_none()
             && matches!(link.kind.as_deref(), Some("macvlan" | "macvtap" | "ipvlan" | "ipvtap"))
     };
-    Ok(inside.iter().find(on_top).map(|link| {
+    inside.iter().find(on_top).map(|link| {
         format!("its pod has the {} {} on {name}", link.kind.as_deref().unwrap_or_default(), link.name)
-    }))
+    })
 }
 
 /// A link of the topology in the host's namespace, or what is wrong with it.

@@ -11,9 +11,13 @@ use super::{Finding, report};
 use crate::workspace::Workspace;
 
 /// What the dictionary takes for a mistake and is none, each with its reason.
-const ALLOWED: [&str; 1] = [
+const ALLOWED: [&str; 3] = [
     // `msg_controllen` of `struct msghdr`.
     "controllen",
+    // `RTA_OIF`, the interface that a route leads out of.
+    "oif",
+    // `O_WRONLY`.
+    "wronly",
 ];
 
 /// Checks the spelling of every document and source.

@@ -8,7 +8,7 @@ use aya::util::KernelVersion;
 /// `cargo xtask test vm` looks for it; the test must then return.
 #[must_use]
 pub fn kernel(major: u8, minor: u8, what: &str) -> bool {
-    if KernelVersion::current().unwrap() >= KernelVersion::new(major, minor, 0) {
+    if is_at_least(major, minor) {
         return true;
     }
     let test = thread::current().name().unwrap().to_owned();
@@ -16,6 +16,12 @@ pub fn kernel(major: u8, minor: u8, what: &str) -> bool {
     eprintln!("{test}: skipped: {reason}");
     append("VETH_SKIPS", &format!("{test}\t{reason}"));
     false
+}
+
+/// Whether the kernel is at least of this version, for tests that can do with less.
+#[must_use]
+pub fn is_at_least(major: u8, minor: u8) -> bool {
+    KernelVersion::current().unwrap() >= KernelVersion::new(major, minor, 0)
 }
 
 /// Notes a number that somebody may want to know.

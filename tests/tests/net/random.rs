@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, fmt::Write as _};
 
-use veth_tests::{Lab, topology::Declared};
+use veth_tests::{Lab, need, topology::Declared};
 
 /// How many are tried, of all tests together.
 const USUAL: u64 = 200;
@@ -38,7 +38,8 @@ impl Random {
 /// The text of a valid topology file.
 fn file(random: &mut Random) -> String {
     let mut text = "name = \"r\"\n".to_owned();
-    if random.one_in(3) {
+    let is_new = need::is_at_least(6, 6);
+    if is_new && random.one_in(3) {
         let hook = ["tcx", "clsact", "xdp"][random.below(3)];
         writeln!(text, "hook = \"{hook}\"").unwrap();
     }
@@ -86,7 +87,7 @@ fn file(random: &mut Random) -> String {
             writeln!(text, "mtu = {}", [1_280, 3_000, 9_000][random.below(3)]).unwrap();
         }
         if random.one_in(4) {
-            writeln!(text, "tune = {{ gro = true, big_tcp = {} }}", random.one_in(2)).unwrap();
+            writeln!(text, "tune = {{ gro = true, big_tcp = {} }}", is_new && random.one_in(2)).unwrap();
         }
     }
     text + &extra

@@ -14,6 +14,7 @@ use nix::sys::signal::Signal;
 use veth_tests::{
     Lab,
     lab::{delete_link, eventually, set_link, with_netlink},
+    need,
     topology::{Declared, examples, live},
     traffic::{bind, tcp, udp},
 };
@@ -351,6 +352,9 @@ fn outside_access_is_masqueraded_and_forwarding_is_restored() {
 
 #[test]
 fn big_tcp_jumbo_frames_queues_and_parameters_are_as_declared() {
+    if !need::kernel(6, 3, "BIG TCP in both families") {
+        return;
+    }
     let lab = Lab::new();
     let text = "name = \"big\"\nmtu = 65535\nqueues = 2\ntune = { big_tcp = true, gro = true }\n\
                 [switch.lan]\nsubnet = [\"10.1.0.0/24\", \"fd01::/64\"]\npods = [\"a\", \"b\"]\nneighbours = true\n\

@@ -41,6 +41,9 @@ impl Default for Selection {
     }
 }
 
+/// The first kernel that merges IPv4 frames above 64 KiB; IPv6 came in 5.19.
+const BIG_TCP: Kernel = Kernel(6, 3, 0);
+
 /// Before this kernel XDP drops frames of several buffers when it redirects them, after the verdict.
 const XDP_FRAGS: Kernel = Kernel(6, 3, 0);
 
@@ -60,6 +63,23 @@ pub fn check_mtu(hook: Hook, kernel: Kernel, mtu: u32) -> Result<(), Error> {
             needs: "6.3",
             has: kernel,
             instead: "; use a smaller --mtu, or --hook auto",
+        });
+    }
+    Ok(())
+}
+
+/// Refuses merged frames above 64 KiB where the kernel has none in both families.
+///
+/// # Errors
+///
+/// On kernels before 6.3.
+pub fn check_big_tcp(kernel: Kernel) -> Result<(), Error> {
+    if kernel < BIG_TCP {
+        return Err(Error::Unsupported {
+            feature: "BIG TCP in both families",
+            needs: "6.3",
+            has: kernel,
+            instead: "; leave `big_tcp` out",
         });
     }
     Ok(())

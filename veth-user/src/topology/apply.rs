@@ -488,10 +488,13 @@ fn select(topology: &Topology) -> Result<Selection, Error> {
 
 /// Refuses paths that a hook cannot serve on this kernel.
 fn check_paths(topology: &Topology, hook: Hook) -> Result<(), Error> {
+    let kernel = probe::Kernel::current()?;
+    if topology.paths.iter().any(|path| path.tune.big_tcp) {
+        probe::select::check_big_tcp(kernel)?;
+    }
     if !hook.is_xdp() {
         return Ok(());
     }
-    let kernel = probe::Kernel::current()?;
     for path in topology.paths.iter().filter(|path| path.kind.is_accelerated()) {
         probe::select::check_mtu(hook, kernel, path.mtu)?;
     }

@@ -16,7 +16,7 @@ use super::{binaries::Binaries, elf};
 use crate::command;
 
 /// The modules that veth and its tests use. A kernel that lacks one has it built in, or does without.
-const MODULES: [&str; 16] = [
+const MODULES: [&str; 18] = [
     "veth",
     "bridge",
     "br_netfilter",
@@ -30,7 +30,9 @@ const MODULES: [&str; 16] = [
     "tun",
     "nf_tables",
     "nft_counter",
+    "nft_chain_nat",
     "nft_ct",
+    "nft_masq",
     "nft_meta_bridge",
     "nft_reject",
 ];

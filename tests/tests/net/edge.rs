@@ -233,14 +233,11 @@ fn neighbours_are_told_and_forgotten() {
                 netlink.add_neighbour(one.index, ip(address), mac(last)).await.unwrap();
             }
             netlink.add_neighbour(two.index, ip("172.16.9.9"), mac(6)).await.unwrap();
-            netlink.add_proxy_neighbour(one.index, ip("fd00:9::3")).await.unwrap();
-            netlink.add_proxy_neighbour(one.index, ip("fd00:9::3")).await.unwrap();
             let mut found = netlink.permanent_neighbours(one.index).await.unwrap();
             found.sort_by_key(|(address, _)| *address);
             assert_eq!(found, [(ip("172.16.9.2"), mac(5)), (ip("fd00:9::2"), mac(4))]);
             for _ in 0..2 {
                 netlink.remove_neighbour(one.index, ip("172.16.9.2")).await.unwrap();
-                netlink.remove_proxy_neighbour(one.index, ip("fd00:9::3")).await.unwrap();
                 let found = netlink.permanent_neighbours(one.index).await.unwrap();
                 assert_eq!(found, [(ip("fd00:9::2"), mac(4))]);
             }
@@ -266,14 +263,7 @@ fn values_are_those_of_a_namespace() {
         assert_eq!(sysctl::read_in(&pod, "net.ipv4.no_such_thing").unwrap(), None);
         assert!(sysctl::write_in(&pod, "kernel.panic", "1").is_err());
 
-        with_netlink(async |netlink| drop(pair(netlink, None, 0, 1).await));
         for on in [true, true, false] {
-            sysctl::proxy_arp("one", on).unwrap();
-            sysctl::proxy_ndp("one", on).unwrap();
-            let wanted = if on { "1" } else { "0" };
-            for key in ["net.ipv4.conf.one.proxy_arp", "net.ipv6.conf.one.proxy_ndp"] {
-                assert_eq!(sysctl::read(key).unwrap().as_deref(), Some(wanted), "{key}");
-            }
             let wanted = Forwarding { ipv4: on, ipv6: !on };
             sysctl::set_forwarding(wanted).unwrap();
             assert_eq!(sysctl::forwarding().unwrap(), wanted);

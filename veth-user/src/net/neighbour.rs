@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::RouteType,
 };
 use veth_common::Mac;
@@ -70,28 +70,6 @@ impl Netlink {
             .collect())
     }
 
-    /// Makes a link answer for an address that is elsewhere: `ip neighbour add proxy`. For IPv6 the link must have
-    /// [`super::sysctl::proxy_ndp`] on; for IPv4 it works without [`super::sysctl::proxy_arp`], while the namespace
-    /// forwards.
-    ///
-    /// # Errors
-    ///
-    /// When the link is gone.
-    #[doc(alias = "NTF_PROXY")]
-    pub async fn add_proxy_neighbour(&self, link: u32, address: IpAddr) -> Result<()> {
-        let message = RouteNetlinkMessage::NewNeighbour(by_proxy(link, address));
-        self.replace(&format!("make link {link} answer for {address}"), message).await
-    }
-
-    /// Makes a link no longer answer for an address. Succeeds if it does not.
-    ///
-    /// # Errors
-    ///
-    /// When the link is gone.
-    pub async fn remove_proxy_neighbour(&self, link: u32, address: IpAddr) -> Result<()> {
-        self.forget(&format!("keep link {link} from answering for {address}"), by_proxy(link, address)).await
-    }
-
     async fn forget(&self, action: &str, message: NeighbourMessage) -> Result<()> {
         match self.change(action, RouteNetlinkMessage::DelNeighbour(message)).await {
             Err(error) if error.errno() == Some(libc::ENOENT) => Ok(()),
@@ -106,12 +84,6 @@ fn by_neighbour(link: u32, address: IpAddr) -> NeighbourMessage {
     message.header.ifindex = link;
     message.header.kind = RouteType::Unicast;
     message.attributes = vec![NeighbourAttribute::Destination(address.into())];
-    message
-}
-
-fn by_proxy(link: u32, address: IpAddr) -> NeighbourMessage {
-    let mut message = by_neighbour(link, address);
-    message.header.flags = NeighbourFlags::Proxy;
     message
 }
 

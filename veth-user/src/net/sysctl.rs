@@ -107,25 +107,6 @@ pub fn write_in(namespace: &Netns, key: &str, value: &str) -> Result<()> {
     namespace.run(|| ensure(key, value))?
 }
 
-/// Lets a link answer ARP for addresses that are reached over other links, or not.
-///
-/// # Errors
-///
-/// When the value cannot be written.
-pub fn proxy_arp(link: &str, on: bool) -> Result<()> {
-    ensure(&format!("net/ipv4/conf/{link}/proxy_arp"), digit(on))
-}
-
-/// Lets a link answer neighbour discovery for the addresses that it is told
-/// ([`add_proxy_neighbour`](super::Netlink::add_proxy_neighbour)), or not.
-///
-/// # Errors
-///
-/// When the value cannot be written.
-pub fn proxy_ndp(link: &str, on: bool) -> Result<()> {
-    write_ipv6(link, "proxy_ndp", digit(on))
-}
-
 /// What a namespace forwards between its links.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Forwarding {

@@ -284,14 +284,11 @@ pub async fn up(
     let netlink = Netlink::open()?;
     // What cannot be is said before anything that is there is touched.
     datapath::object::check()?;
-    if roots.load(&topology.name)?.is_none() {
-        plan_with(roots, topology, &netlink).await?;
-    }
     let lock = lock(roots, &topology.name, progress).await?;
     let plan = match plan_with(roots, topology, &netlink).await {
         Ok(plan) => plan,
         Err(error) => {
-            if !matches!(roots.load(&topology.name), Ok(Some(_)) | Err(_)) {
+            if matches!(roots.load(&topology.name), Ok(None)) {
                 forget(roots, &topology.name, lock)?;
             }
             return Err(error);

@@ -419,12 +419,12 @@ const BAD_AT_SWITCH: &[Case] = &[
         ],
     ),
     (
-        "[pod.a]\nroutes = [\n{ to = \"10.9.0.1/16\", via = \"10.1.0.2\" },\n{ to = \"defaullt\", via = \"10.1.0.2\" },\n\
+        "[pod.a]\nroutes = [\n{ to = \"10.9.0.1/16\", via = \"10.1.0.2\" },\n{ to = \"defaultx\", via = \"10.1.0.2\" },\n\
       { to = \"default\" },\n{ to = \"10.9.0.0/16\", via = \"10.2.0.2\" },\n{ to = \"fd00::/64\", via = \"10.1.0.2\" },\n\
       { via = \"10.1.0.2\" },\n{ to = \"10.9.0.0/16\", via = \"10.1.0.2/24\" },\n{ to = \"10.9.0.0/16\", port = \"lann\" },\n]",
         &[
             ("6:8", "`10.9.0.1/16` is an address in a network", "10.9.0.0/16"),
-            ("7:8", "`defaullt` is no target", "`default`"),
+            ("7:8", "`defaultx` is no target", "`default`"),
             ("8:8", "a default route needs a neighbour", "via ="),
             ("9:29", "10.2.0.2 is no neighbour of the pod `a`", "10.1.0.0/24"),
             ("10:27", "10.1.0.2 is no way to fd00::/64", "same family"),

@@ -55,8 +55,23 @@ const LISTENER_REPORT_V2: u8 = 143;
 const SOURCE_LINK_LAYER: u8 = 1;
 const TARGET_LINK_LAYER: u8 = 2;
 
+/// The address in an option's first eight bytes.
+const MAC_BITS: u64 = 0xffff_ffff_ffff;
+
 /// How many options of a Neighbour Discovery message are walked. Hosts send one or two.
 const MAX_OPTIONS: u32 = 8;
+
+/// Writes a block out as often as it can be needed. The verifier of 5.10 takes a loop that ends in a call for an
+/// endless one (`check_cfg`: what follows a call may not be where the walk came from).
+macro_rules! up_to {
+    ($max:ident: $($number:literal)+ => $block:block) => {
+        const _: () = assert!([$($number),+].len() == $max as usize);
+        $({
+            const _: u32 = $number;
+            $block
+        })+
+    };
+}
 
 /// Whether an ethertype is that of a VLAN tag.
 #[must_use]
@@ -97,12 +112,18 @@ struct Sender<'a, P, T> {
 
 /// What IPv6 carries behind its extension headers.
 enum Upper {
-    /// `ICMPv6`, from an offset on.
-    Icmp { at: u32, is_fragment: bool },
+    /// `ICMPv6`.
+    Icmp,
     /// Something else, or a fragment that does not begin it.
     Other,
     /// It cannot be seen.
     Hidden,
+}
+
+/// Whether something follows in a header of its own.
+#[inline(always)]
+const fn is_extension(next: u8) -> bool {
+    matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION | MOBILITY)
 }
 
 impl<P: Packet, T: Tables> Sender<'_, P, T> {
@@ -120,16 +141,18 @@ impl<P: Packet, T: Tables> Sender<'_, P, T> {
     fn owns_what_is_in(&self, mut ethertype: u16) -> bool {
         let mut at = EthernetHeader::LENGTH;
         let mut tags = 0;
-        while is_tag(ethertype) {
-            if tags == MAX_TAGS {
-                return false;
+        up_to! { MAX_TAGS: 1 2 => {
+            if is_tag(ethertype) {
+                let Some([_, _, high, low]) = self.packet.load(at) else {
+                    return false;
+                };
+                ethertype = u16::from_ne_bytes([high, low]);
+                at += 4;
+                tags += 1;
             }
-            let Some([_, _, high, low]) = self.packet.load(at) else {
-                return false;
-            };
-            ethertype = u16::from_ne_bytes([high, low]);
-            at += 4;
-            tags += 1;
+        }}
+        if is_tag(ethertype) {
+            return false;
         }
         // So that the limit is the same whether the kernel has taken the outer tag out of the frame or not.
         if tags == MAX_TAGS && self.packet.has_tag_beside() {
@@ -181,36 +204,38 @@ impl<P: Packet, T: Tables> Sender<'_, P, T> {
         // jumbogram says its length in the hop-by-hop header.
         let end = if payload == 0 && next == HOP_BY_HOP { self.frame.length } else { at + payload };
         match self.upper(at, end, next) {
-            Upper::Icmp { at, is_fragment } => self.icmp(at, end, is_fragment, is_unspecified),
-            Upper::Other => !is_unspecified,
-            Upper::Hidden => false,
+            (Upper::Icmp, at, is_fragment) => self.icmp(at, end, is_fragment, is_unspecified),
+            (Upper::Other, ..) => !is_unspecified,
+            (Upper::Hidden, ..) => false,
         }
     }
 
     /// Walks the extension headers. Nothing behind `end` is looked at: padding there could pretend to be the
     /// rest of a packet whose real rest is in the next fragment.
+    ///
+    /// Returns what there is, from which offset on, and whether it is in a fragment. All three always: what is left
+    /// undefined somewhere LLVM takes from a register that the verifier knows to be empty.
     #[inline(always)]
-    fn upper(&self, mut at: u32, end: u32, mut next: u8) -> Upper {
+    fn upper(&self, mut at: u32, end: u32, mut next: u8) -> (Upper, u32, bool) {
         let mut is_fragment = false;
-        let mut walked = 0;
-        loop {
+        up_to! { MAX_EXTENSIONS: 1 2 3 4 5 6 => {
             if next == ICMPV6 {
-                return Upper::Icmp { at, is_fragment };
+                return (Upper::Icmp, at, is_fragment);
             }
-            if !matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION | MOBILITY) {
-                return Upper::Other;
+            if !is_extension(next) {
+                return (Upper::Other, at, is_fragment);
             }
-            if walked == MAX_EXTENSIONS || at + 4 > end {
-                return Upper::Hidden;
+            if at + 4 > end {
+                return (Upper::Hidden, at, is_fragment);
             }
             let Some([following, length, high, low]) = self.packet.load(at) else {
-                return Upper::Hidden;
+                return (Upper::Hidden, at, is_fragment);
             };
             let length = u32::from(length);
             at += match next {
                 FRAGMENT => {
                     if u16::from_be_bytes([high, low]) & !7 != 0 {
-                        return Upper::Other;
+                        return (Upper::Other, at, is_fragment);
                     }
                     is_fragment = true;
                     8
@@ -219,7 +244,11 @@ impl<P: Packet, T: Tables> Sender<'_, P, T> {
                 _ => 8 * (length + 1),
             };
             next = following;
-            walked += 1;
+        }}
+        match next {
+            ICMPV6 => (Upper::Icmp, at, is_fragment),
+            _ if is_extension(next) => (Upper::Hidden, at, is_fragment),
+            _ => (Upper::Other, at, is_fragment),
         }
     }
 
@@ -265,24 +294,29 @@ impl<P: Packet, T: Tables> Sender<'_, P, T> {
 
     #[inline(always)]
     fn options(&self, mut at: u32, end: u32) -> bool {
-        let mut walked = 0;
-        while at != end {
-            if walked == MAX_OPTIONS || at + 8 > end {
+        // As numbers: to copy six bytes LLVM may call `memcpy`, which the verifier does not follow.
+        let [a, b, c, d, e, f] = self.port.mac.bytes();
+        let own = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
+        up_to! { MAX_OPTIONS: 1 2 3 4 5 6 7 8 => {
+            if at == end {
+                return true;
+            }
+            if at + 8 > end {
                 return false;
             }
-            let Some([kind, length, mac @ ..]) = self.packet.load::<8>(at) else {
+            let Some(option) = self.packet.load::<8>(at) else {
                 return false;
             };
+            let [kind, length, ..] = option;
             if length == 0 {
                 return false;
             }
-            if matches!(kind, SOURCE_LINK_LAYER | TARGET_LINK_LAYER) && Mac::new(mac) != self.port.mac {
+            if matches!(kind, SOURCE_LINK_LAYER | TARGET_LINK_LAYER) && u64::from_be_bytes(option) & MAC_BITS != own {
                 return false;
             }
             at += 8 * u32::from(length);
-            walked += 1;
-        }
-        true
+        }}
+        at == end
     }
 }
 

@@ -410,6 +410,25 @@ fn a_path_that_moves_or_changes_its_kind_is_made_again_alone() {
     lab.ok(&["check", "--live", "lab", "--transfer", "50ms"]);
 }
 
+/// Paths without programs are none to be ashamed of: every command knows them.
+#[test]
+fn every_command_takes_a_path_without_programs() {
+    let lab = Lab::new();
+    let before = lab.fingerprint();
+    let file = Declared::new("name = \"plain\"\n[direct.cable]\npods = [\"a\", \"b\"]\n");
+    lab.ok(&file.args("up"));
+    assert!(lab.ok(&["stats", "plain"]).contains("no program counts"));
+    assert_eq!(lab.stats("plain")["ports"].as_array().unwrap().len(), 0);
+    assert!(lab.ok(&["ls"]).contains("direct"));
+    assert!(lab.ok(&["ls", "plain"]).contains("eth0"));
+    assert!(lab.ok(&["show", "plain"]).contains("cable: direct"));
+    assert!(lab.ok(&["exec", "plain/a", "--", "true"]).is_empty());
+    lab.ok(&["down", "plain"]);
+    let text = lab.ok(&["run", "-f", &file.path().to_string_lossy()]);
+    assert!(text.contains("10/10"), "{text}");
+    assert_eq!(lab.fingerprint(), before);
+}
+
 #[test]
 fn what_another_program_owns_is_named_in_the_file_and_left_alone() {
     let lab = Lab::new();

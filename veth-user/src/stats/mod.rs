@@ -94,6 +94,12 @@ impl Snapshot {
     /// When the counters are not there, or of another layout.
     pub fn take(roots: &Roots, record: &Record, links: &[Link]) -> Result<Self, datapath::Error> {
         let topology = &record.topology;
+        let taken = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let taken_ms = u64::try_from(taken.as_millis()).unwrap_or(u64::MAX);
+        if !topology.has_programs() {
+            let topology = topology.name.clone();
+            return Ok(Self { topology, taken_ms, ports: Vec::new(), unattributed: Sum::default() });
+        }
         let counters = Counters::open(&Pins::new(roots, record.layout_version, &topology.name))?;
         let prefix = topology.alias_prefix();
         let ours = |link: &&Link| link.alias.as_deref().is_some_and(|alias| alias.starts_with(&prefix));
@@ -119,10 +125,9 @@ impl Snapshot {
             let counted = counters.read(bridge.slot)?;
             ports.push(PortStats::new(None, &bridge.link, &bridge.link, "bridge", &counted, sent));
         }
-        let taken = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Ok(Self {
             topology: topology.name.clone(),
-            taken_ms: u64::try_from(taken.as_millis()).unwrap_or(u64::MAX),
+            taken_ms,
             ports,
             unattributed: counters.read(SLOT_UNATTRIBUTED)?.received().into(),
         })

@@ -10,6 +10,11 @@ use crate::text::{plain_table, si};
 #[must_use]
 pub fn render(snapshot: &Snapshot, earlier: Option<&Snapshot>, rows: usize) -> String {
     let Snapshot { topology, taken_ms, ports, unattributed } = snapshot;
+    if ports.is_empty() {
+        return format!(
+            "{topology}\nno program counts on its paths: the kernel's own counters are in `ip -s link`\n"
+        );
+    }
     let mut heading =
         vec!["POD", "PORT", "LINK", "RX", "REDIRECTED", "PASSED", "DROPPED", "TX", "RX BYTES", "TX BYTES"];
     if earlier.is_some() {

@@ -37,6 +37,7 @@ use veth_user::{
     net::{
         Netlink, Netns,
         link::{Link, LinkStats},
+        nftables,
         tc::Direction,
     },
     probe::{Peer, Scratch},
@@ -299,9 +300,12 @@ impl Lab {
                 let output = Command::new("find").args([folder, "-mindepth", "1"]).output().unwrap();
                 String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()
             };
+            let chains = nftables::base_chains().unwrap();
+            let chains = chains.iter().map(|chain| format!("{chain:?}"));
             // The folder itself is iproute2's convention and stays.
             let names = |path: &String| path != "/run/netns";
-            [walk("/run"), walk("/sys/fs/bpf")].concat().into_iter().filter(names).collect::<Vec<_>>()
+            let files = [walk("/run"), walk("/sys/fs/bpf")].concat().into_iter().filter(names);
+            files.chain(chains).collect::<Vec<_>>()
         }));
         things.sort();
         things

@@ -7,6 +7,7 @@
     reason = "everything in a test panics when it fails"
 )]
 
+pub mod behind;
 pub mod foreign;
 pub mod frame;
 pub mod hook;

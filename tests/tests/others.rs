@@ -12,6 +12,7 @@ use std::{
 use veth_common::Mac;
 use veth_tests::{
     Lab,
+    behind::Behind,
     foreign::{Foreign, Verdict},
     lab::{eventually, with_netlink},
     topology::{Declared, examples, live},
@@ -20,7 +21,6 @@ use veth_tests::{
 use veth_user::net::{
     Netns,
     ethtool::{Ethtool, Setting},
-    link::{End, Pair},
     ovs::Ovs,
 };
 
@@ -169,29 +169,11 @@ impl Drop for Stopped {
 
 /// A namespace with an address on `eth0`, and the host's end of it, by number.
 fn behind(number: u8) -> (Netns, String) {
-    let (pod, ()) = Netns::anonymous(|| Ok(())).unwrap();
-    let host = format!("host{number}");
-    with_netlink(async |netlink| {
-        let mac = |last| Mac::new([2, 0, 0, 0, number, last]);
-        let pair = Pair {
-            host: End { name: &host, mac: mac(1) },
-            pod: End { name: "eth0", mac: mac(2) },
-            namespace: Some(&pod),
-            mtu: 1_500,
-            group: 0,
-            queues: 1,
-        };
-        netlink.add_pair(&pair).await.unwrap();
-        let inside = pod.netlink().unwrap();
-        let link = inside.link("eth0").await.unwrap().index;
-        inside.add_address(link, format!("172.16.0.{number}/24").parse().unwrap()).await.unwrap();
-        // A switch in user space does not fill checksums in.
-        let off = [Setting { feature: "tx-checksum-ip-generic", on: false }];
-        let _unused: Vec<Setting> = Ethtool::open_in(&pod).unwrap().set_features("eth0", &off).unwrap();
-        inside.set_up(link).await.unwrap();
-        netlink.set_up(netlink.link(&host).await.unwrap().index).await.unwrap();
-    });
-    (pod, host)
+    let Behind { namespace, link } = Behind::new(number, 0, &[], &[&format!("172.16.0.{number}/24")]);
+    // A switch in user space does not fill checksums in.
+    let off = [Setting { feature: "tx-checksum-ip-generic", on: false }];
+    let _unused: Vec<Setting> = Ethtool::open_in(&namespace).unwrap().set_features("eth0", &off).unwrap();
+    (namespace, link)
 }
 
 #[test]

@@ -355,21 +355,22 @@ impl Roots {
         remove_if_there(&self.hurry_note_path())
     }
 
-    /// Remembers what the host forwarded before us, unless that is remembered already.
+    /// Remembers what the host forwarded before us in this boot, unless that is remembered already.
     ///
     /// # Errors
     ///
     /// When the folder cannot be written.
     pub fn note_forwarding(&self, before: Forwarding) -> Result<(), Error> {
         let path = self.forwarding_note_path();
-        if path.exists() {
+        if self.forwarding_note()?.is_some() {
             return Ok(());
         }
         let Forwarding { ipv4, ipv6 } = before;
-        fs::write(&path, format!("{} {}\n", u8::from(ipv4), u8::from(ipv6))).map_err(io_error("write", &path))
+        let text = format!("{} {} {}\n", boot_id()?, u8::from(ipv4), u8::from(ipv6));
+        fs::write(&path, text).map_err(io_error("write", &path))
     }
 
-    /// What the host forwarded before us, if we changed it.
+    /// What the host forwarded before us, if we changed it in this boot.
     ///
     /// # Errors
     ///
@@ -378,8 +379,9 @@ impl Roots {
         let path = self.forwarding_note_path();
         match fs::read_to_string(&path) {
             Ok(text) => {
-                let (ipv4, ipv6) = text.trim().split_once(' ').unwrap_or_default();
-                Ok(Some(Forwarding { ipv4: ipv4 == "1", ipv6: ipv6 == "1" }))
+                let words: Vec<&str> = text.split_whitespace().collect();
+                let [boot, ipv4, ipv6] = words[..] else { return Ok(None) };
+                Ok((boot == boot_id()?).then(|| Forwarding { ipv4: ipv4 == "1", ipv6: ipv6 == "1" }))
             }
             Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(io_error("read", &path)(source)),

@@ -2,13 +2,11 @@
 
 use std::{net::IpAddr, thread};
 
-use veth_common::Mac;
-use veth_tests::{Lab, lab::with_netlink, traffic::udp};
+use veth_tests::{Lab, behind::Behind, lab::with_netlink, traffic::udp};
 use veth_user::net::{
     Netns,
     address::Cidr,
     forwarding::{self, ForwardPath},
-    link::{End, Pair},
     route::Route,
     sysctl::{self, Forwarding},
 };
@@ -37,35 +35,20 @@ fn addresses(number: u8, last: u8) -> [Cidr; 2] {
 
 /// Makes a machine behind a link of a group. On the calling thread's namespace, the host.
 fn machine(number: u8, group: u32, is_pod: bool) -> Machine {
-    let (namespace, ()) = Netns::anonymous(|| Ok(())).unwrap();
-    let host_link = format!("host{number}");
-    with_netlink(async |netlink| {
-        let mac = |last| Mac::new([2, 0, 0, 0, number, last]);
-        let pair = Pair {
-            host: End { name: &host_link, mac: mac(1) },
-            pod: End { name: "eth0", mac: mac(2) },
-            namespace: Some(&namespace),
-            mtu: 1_500,
-            group,
-            queues: 1,
-        };
-        netlink.add_pair(&pair).await.unwrap();
-        let host = netlink.link(&host_link).await.unwrap().index;
-        let inside = namespace.netlink().unwrap();
-        let link = inside.link("eth0").await.unwrap().index;
-        for (netlink, link, last) in [(netlink, host, 1), (&inside, link, 2)] {
-            for address in addresses(number, last) {
-                netlink.add_address(link, address).await.unwrap();
-            }
-            netlink.set_up(link).await.unwrap();
-        }
-        if is_pod {
+    let texts = |last| addresses(number, last).map(|cidr| cidr.to_string());
+    let (host, own) = (texts(1), texts(2));
+    let Behind { namespace, link: _ } =
+        Behind::new(number, group, &host.each_ref().map(String::as_str), &own.each_ref().map(String::as_str));
+    if is_pod {
+        with_netlink(async |_| {
+            let inside = namespace.netlink().unwrap();
+            let link = inside.link("eth0").await.unwrap().index;
             for (to, gateway) in ["0.0.0.0/0", "::/0"].into_iter().zip(addresses(number, 1)) {
                 let route = Route { to: cidr(to), via: Some(gateway.address), link };
                 inside.add_route(&route).await.unwrap();
             }
-        }
-    });
+        });
+    }
     Machine { namespace, addresses: addresses(number, 2).map(|cidr| cidr.address) }
 }
 

@@ -7,6 +7,7 @@ use veth_tests::{
     Lab, for_each_hook, frame,
     lab::{eventually, set_link},
     pair::Pair,
+    topology::Declared,
     traffic::{tcp, udp},
 };
 use veth_user::datapath::Hook;
@@ -17,12 +18,14 @@ fn addresses(pod: usize) -> [IpAddr; 2] {
     [format!("10.200.0.{pod}").parse().unwrap(), format!("fd00:200::{pod:x}").parse().unwrap()]
 }
 
-/// Checks both ports of a switch with two pods.
-fn check(lab: &Lab, hook: Hook, pair: &Pair) {
-    for (number, mac) in [(1, pair.a), (2, pair.b)] {
-        let all = [&addresses(number)[..], &[mac.link_local().into()]].concat();
-        lab.spoof_check(hook, "switch", &format!("switch-pod{number}"), mac, all);
-    }
+/// A switch of two pods that are checked, declared as a user would.
+fn checked(lab: &Lab, hook: Hook) -> Pair {
+    let subnet = "[\"10.200.0.0/16\", \"fd00:200::/64\"]";
+    let file = Declared::new(&format!(
+        "name = \"switch\"\n[switch.lan]\nsubnet = {subnet}\npods = 2\nspoof_check = true\n"
+    ));
+    lab.ok(&[&file.args("up")[..], &["--hook", hook.name()]].concat());
+    Pair::open(lab, ["switch-pod1", "switch-pod2"])
 }
 
 /// How many frames a port has dropped for a reason.
@@ -33,8 +36,7 @@ fn dropped(lab: &Lab, port: usize, reason: &str) -> u64 {
 /// Duplicate address detection, listener reports, solicitations of every kind, and traffic.
 fn a_kernel_is_honest(hook: Hook) {
     let lab = Lab::new();
-    let pair = Pair::switch(&lab, hook);
-    check(&lab, hook, &pair);
+    let pair = checked(&lab, hook);
     // All that a kernel says when its link comes up, again. IPv6 addresses go with the link unless told otherwise.
     for pod in [&pair.one, &pair.two] {
         pod.run(|| {
@@ -61,8 +63,7 @@ fn a_kernel_is_honest(hook: Hook) {
 /// By a packet socket, so that the kernel takes the outer tag out of the frame before TC sees it.
 fn what_is_forged_does_not_arrive(hook: Hook) {
     let lab = Lab::new();
-    let pair = Pair::switch(&lab, hook);
-    check(&lab, hook, &pair);
+    let pair = checked(&lab, hook);
     let ([IpAddr::V4(own), _], [IpAddr::V4(other), _]) = (addresses(1), addresses(2)) else {
         unreachable!();
     };

@@ -159,3 +159,17 @@ fn pods_cannot_reach_the_host_through_a_switch_without_a_gateway(hook: Hook) {
     let entry = neighbour.lines().find(|line| line.starts_with("10.200.77.77"));
     assert!(entry.is_none_or(|line| line.contains("00:00:00:00:00:00")), "the host answered: {neighbour}");
 }
+
+/// So many that they are kept from greeting each other while they come up; afterwards they find each other as ever.
+#[test]
+fn seventy_pods_find_each_other_in_both_families() {
+    let lab = Lab::new();
+    lab.ok(&["up", "--pods", "70"]);
+    let (first, last) = (lab.pod("switch-pod1"), lab.pod("switch-pod70"));
+    for address in ["10.200.0.70", "fd00:200::46"] {
+        assert_eq!(udp(&first, &last, address.parse().unwrap(), 100, 5), 0, "{address}");
+    }
+    // The last that comes alone is as quick.
+    lab.ok(&["up", "--pods", "71"]);
+    assert_eq!(udp(&first, &lab.pod("switch-pod71"), "fd00:200::47".parse().unwrap(), 100, 5), 0);
+}

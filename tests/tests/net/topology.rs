@@ -11,14 +11,19 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
+use rtnetlink::{LinkMessageBuilder, LinkVeth};
 use veth_tests::{
     Lab,
-    lab::{delete_link, eventually, set_link, with_netlink},
+    behind::Behind,
+    lab::{add_link, delete_link, eventually, set_link, with_netlink},
     need,
     topology::{Declared, examples, live},
     traffic::{bind, tcp, udp},
 };
-use veth_user::net::{Netns, forwarding, netns, sysctl};
+use veth_user::{
+    datapath::Hook,
+    net::{Netns, forwarding, netns, sysctl},
+};
 
 const LAN: &str = "name = \"lab\"\n\n[switch.lan]\nsubnet = \"10.1.0.0/24\"\npods = [\"a\", \"b\", \"c\"]\n";
 
@@ -154,7 +159,7 @@ fn what_is_removed_by_hand_is_put_right_and_nothing_else() {
         });
     });
     repaired(LAN, "link lab-a is down", "~ connect lab-a", |lab| {
-        lab.run(|| set_link("lab-a", rtnetlink::LinkMessageBuilder::down));
+        lab.run(|| set_link("lab-a", LinkMessageBuilder::down));
     });
     repaired(LAN, "a/eth0 lacks the address 10.1.0.1/24", "~ configure the pod's end of lab-a", |lab| {
         lab.pod("lab-a")
@@ -167,12 +172,7 @@ fn what_is_removed_by_hand_is_put_right_and_nothing_else() {
             .unwrap();
     });
     repaired(LAN, "link lab-a is not a port of its bridge", "~ connect lab-a", |lab| {
-        lab.run(|| {
-            with_netlink(async |netlink| {
-                let index = netlink.link("lab-a").await.unwrap().index;
-                netlink.leave_bridge(index).await.unwrap();
-            });
-        });
+        lab.run(|| set_link("lab-a", LinkMessageBuilder::nocontroller));
     });
     repaired(LAN, "has an MTU of 1400", "~ change the MTU of lab-a", |lab| {
         lab.run(|| set_link("lab-a", |link| link.mtu(1_400)));
@@ -205,6 +205,87 @@ fn what_is_removed_by_hand_is_put_right_and_nothing_else() {
     repaired(&linked, "link ln-lab-x-a is gone", "+ make link x", |lab| {
         lab.run(|| delete_link("ln-lab-x-a"));
     });
+}
+
+/// A link that took the name of one of ours, and a group besides, is somebody else's.
+#[test]
+fn what_took_the_name_of_something_of_ours_is_left_alone() {
+    let lab = Lab::new();
+    let file = Declared::new(LAN);
+    lab.ok(&file.args("up"));
+    lab.run(|| {
+        delete_link("lab-c");
+        add_link(LinkVeth::new("lab-c", "theirs").build());
+        set_link("lab-c", |link| link.link_group(5));
+    });
+    let theirs = lab.link("lab-c").index;
+    file.write(&with_pods("\"d\""));
+    lab.ok(&file.args("up"));
+    assert_eq!(lab.link("lab-c").index, theirs);
+    assert!(lab.ok(&file.args("plan")).contains("nothing to do"));
+    file.write(LAN);
+    let error = lab.refused(&file.args("up"));
+    assert!(error.contains("lab-c") && error.contains(":5:"), "{error}");
+    lab.ok(&["down"]);
+    assert_eq!(lab.link("lab-c").index, theirs);
+}
+
+/// Maps know nobody who is gone, also where only its number is left.
+#[test]
+fn maps_forget_a_port_whose_link_went_first() {
+    let lab = Lab::new();
+    let file = Declared::new(LAN);
+    lab.ok(&file.args("up"));
+    let hook = if need::is_at_least(6, 6) { Hook::Tcx } else { Hook::Clsact };
+    let knows = |index: u32| lab.datapath(hook, "lab", move |datapath| datapath.port(index).is_some());
+    let (gone, bridge) = (lab.link("lab-c").index, lab.link("br-lab-lan").index);
+    assert!(knows(gone) && knows(bridge));
+    lab.run(|| delete_link("lab-c"));
+    lab.ok(&file.args("up"));
+    assert!(!knows(gone) && knows(lab.link("lab-c").index));
+    file.write(&format!("{LAN}gateway = true\n"));
+    lab.ok(&file.args("up"));
+    assert!(!knows(bridge), "the program that kept pods from the host");
+}
+
+#[test]
+fn a_gateway_comes_and_goes_with_its_routes() {
+    let lab = Lab::new();
+    let file = Declared::new(LAN);
+    let routes = || {
+        let pod = lab.pod("lab-b");
+        pod.run(|| {
+            with_netlink(async |netlink| {
+                netlink.routes(netlink.link("eth0").await.unwrap().index).await.unwrap()
+            })
+        })
+        .unwrap()
+    };
+    lab.ok(&file.args("up"));
+    for _ in 0..2 {
+        assert_eq!(routes(), []);
+        file.write(&format!("{LAN}gateway = \"10.1.0.254\"\n"));
+        lab.ok(&file.args("up"));
+        assert_eq!(routes(), [("0.0.0.0/0".parse().unwrap(), Some(ip("10.1.0.254")))]);
+        lab.ok(&["check", "--live", "lab", "--transfer", "50ms"]);
+        file.write(LAN);
+        lab.ok(&file.args("up"));
+        assert!(lab.ok(&file.args("plan")).contains("nothing to do"));
+    }
+    lab.ok(&["check", "--live", "lab", "--transfer", "50ms"]);
+}
+
+/// Its record was removed, and its marks are all that is left to go by.
+#[test]
+fn what_nothing_is_remembered_of_goes_with_its_firewall() {
+    let lab = Lab::new();
+    let before = (lab.fingerprint(), lab.run(|| sysctl::forwarding().unwrap()));
+    let file = Declared::new(&format!("{LAN}outside = true\n"));
+    lab.ok(&file.args("up"));
+    assert_ne!(lab.fingerprint(), before.0);
+    lab.run(|| std::fs::remove_file("/run/veth/lab.json").unwrap());
+    lab.ok(&["down", "--all"]);
+    assert_eq!((lab.fingerprint(), lab.run(|| sysctl::forwarding().unwrap())), before);
 }
 
 #[test]
@@ -301,33 +382,8 @@ fn outside_access_is_masqueraded_and_forwarding_is_restored() {
     let before = lab.run(|| sysctl::forwarding().unwrap());
     // The world: beyond the host, and it knows no way to the pods.
     lab.run(|| {
-        let (world, ()) = Netns::anonymous(|| Ok(())).unwrap();
-        world.publish("world").unwrap();
-        let runtime_netns = Netns::open("world").unwrap();
-        with_netlink(async |netlink| {
-            use veth_user::net::link::{End, Pair};
-            let pair = Pair {
-                host: End { name: "uplink", mac: veth_common::Mac::new([2, 9, 9, 9, 9, 1]) },
-                pod: End { name: "eth0", mac: veth_common::Mac::new([2, 9, 9, 9, 9, 2]) },
-                namespace: Some(&runtime_netns),
-                mtu: 1_500,
-                group: 0,
-                queues: 1,
-            };
-            netlink.add_pair(&pair).await.unwrap();
-            let link = netlink.link("uplink").await.unwrap().index;
-            netlink.add_address(link, "198.51.100.1/24".parse().unwrap()).await.unwrap();
-            netlink.set_up(link).await.unwrap();
-        });
-        runtime_netns
-            .run(|| {
-                with_netlink(async |netlink| {
-                    let link = netlink.link("eth0").await.unwrap().index;
-                    netlink.add_address(link, "198.51.100.2/24".parse().unwrap()).await.unwrap();
-                    netlink.set_up(link).await.unwrap();
-                });
-            })
-            .unwrap();
+        let world = Behind::new(9, 0, &["198.51.100.1/24"], &["198.51.100.2/24"]);
+        world.namespace.publish("world").unwrap();
     });
     let text = |name: &str, subnet: u8| {
         format!(

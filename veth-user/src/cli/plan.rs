@@ -62,7 +62,7 @@ pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
         .iter()
         .map(|step| Line { sign: step.sign(), what: step.describe(&plan.topology, plan.hook).to_string() })
         .collect();
-    let (topology, remake) = (&plan.topology.name, plan.remake.as_deref());
+    let (topology, remake) = (&plan.topology.name, plan.remake());
     if args.json {
         let drift = plan.drift.iter().map(|drift| drift.what.as_str()).collect();
         print_json(&Output { topology, remake, drift, steps })?;

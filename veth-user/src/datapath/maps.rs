@@ -121,6 +121,20 @@ impl Datapath {
         gone(self.overflow.remove(&ifindex)).map_err(failed)
     }
 
+    /// The same for a port whose interface is gone, by its slot. Looks at every entry.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn remove_slot(&mut self, slot: u32) -> Result<(), Error> {
+        let in_place = (0..self.ports.len()).filter_map(|place| self.ports.get(&place, 0).ok());
+        let in_overflow =
+            self.overflow.keys().flatten().filter_map(|ifindex| self.overflow.get(&ifindex, 0).ok());
+        let has_slot = |port: &Port| port.ifindex != 0 && port.slot == slot;
+        let found: Vec<Port> = in_place.chain(in_overflow).filter(has_slot).collect();
+        found.into_iter().try_for_each(|port| self.remove_port(port.ifindex))
+    }
+
     /// What the programs know of an interface.
     #[must_use]
     pub fn port(&self, ifindex: u32) -> Option<Port> {

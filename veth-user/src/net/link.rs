@@ -234,31 +234,6 @@ impl Netlink {
         self.change(&format!("set link {index} up"), RouteNetlinkMessage::SetLink(message)).await
     }
 
-    /// Sets a link down. Its IPv6 addresses and its routes go.
-    ///
-    /// # Errors
-    ///
-    /// When the link is gone.
-    pub async fn set_down(&self, index: u32) -> Result<()> {
-        let mut message = by_index(index, Vec::new());
-        message.header.change_mask = LinkFlags::Up;
-        self.change(&format!("set link {index} down"), RouteNetlinkMessage::SetLink(message)).await
-    }
-
-    /// Changes a link's Ethernet address.
-    ///
-    /// # Errors
-    ///
-    /// When the link is gone, or does not take it.
-    pub async fn set_mac(&self, index: u32, mac: Mac) -> Result<()> {
-        let message = by_index(index, vec![LinkAttribute::Address(mac.bytes().to_vec())]);
-        self.change(
-            &format!("set the address of link {index} to {mac}"),
-            RouteNetlinkMessage::SetLink(message),
-        )
-        .await
-    }
-
     /// Changes how long packets may be on the way to a link that cuts them (GSO) and from a link that puts them
     /// together (GRO), of both families. Above 65,536 that is BIG TCP.
     ///
@@ -365,17 +340,6 @@ impl Netlink {
             RouteNetlinkMessage::SetLink(join),
         )
         .await
-    }
-
-    /// Takes a link out of its bridge. Succeeds if it is in none.
-    ///
-    /// # Errors
-    ///
-    /// When the link is gone.
-    pub async fn leave_bridge(&self, index: u32) -> Result<()> {
-        let leave = by_index(index, vec![LinkAttribute::Controller(0)]);
-        self.change(&format!("take link {index} out of its bridge"), RouteNetlinkMessage::SetLink(leave))
-            .await
     }
 
     /// Deletes a link. The other end of a veth pair goes with it. Succeeds if there is none.

@@ -2,7 +2,7 @@
 //!
 //! Attaching or removing a TCX program waits for a grace period under RTNL, 12 ms each. Expedited ones take
 //! 0.02 ms, at the price of an interrupt on every CPU. It is raised for bulk work and lowered after it, by
-//! whoever raised it: see `topology::apply`, which also remembers it over a crash.
+//! whoever raised it: see `topology::teardown`, which also remembers it over a crash.
 
 use std::{fs, io};
 

@@ -1,12 +1,15 @@
 //! Declared state, and how the machine gets there: model -> plan -> apply, and back by observe.
 
-pub mod apply;
+mod apply;
+mod entries;
 pub mod features;
 pub mod file;
 pub mod model;
 pub mod observe;
+mod ownership;
 pub mod plan;
 mod teardown;
+mod up;
 
 use veth_common::LAYOUT_VERSION;
 
@@ -16,10 +19,10 @@ use crate::{
 };
 use std::collections::BTreeSet;
 
-pub use apply::{Outcome, Plan, Progress, plan as plan_up, undo, up};
 pub use model::{Kind, Path, Pod, Port, Topology};
 pub use observe::{Drift, Status, observe};
 pub use teardown::{down, tidy};
+pub use up::{Outcome, Plan, Progress, plan as plan_up, undo, up};
 
 /// Why a topology could not be brought up, taken down or looked at.
 #[derive(Debug, thiserror::Error)]

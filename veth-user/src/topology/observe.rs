@@ -7,7 +7,7 @@ use veth_common::{FdbKey, LAYOUT_VERSION, Mac, Port as PortEntry, RedirectMode, 
 
 use super::{
     Error, Kind, Path, Pod, Port, Topology,
-    apply::{fdb_key, mode, port_entry, target},
+    entries::{fdb_key, mode, port_entry, target},
     features,
     model::{Bridge, Cable},
 };

@@ -1,8 +1,8 @@
 //! Undoes a topology by ownership, whatever a crash or a person did to it.
 
-use std::{collections::HashSet, time::Duration};
+use std::time::Duration;
 
-use super::{Error, Topology, apply::Progress, check_place, model, model::Pod};
+use super::{Error, Topology, check_place, model, model::Pod, ownership::Ownership, up::Progress};
 use crate::{
     datapath::{
         INGRESS,
@@ -54,6 +54,7 @@ pub async fn down(roots: &Roots, name: &str, progress: &dyn Progress) -> Result<
 /// When the note of it cannot be removed.
 pub fn tidy(roots: &Roots) -> Result<(), Error> {
     stop_hurrying(roots)?;
+    stop_forwarding(roots, "")?;
     if roots.names()?.is_empty() {
         pins::unmount_if_ours(roots)?;
     }
@@ -113,7 +114,6 @@ pub(super) async fn teardown(
         progress.step(&"delete links");
         errors.extend(delete_links(roots, record, netlink).await);
         hooks::step();
-        errors.extend(Ovs::new(roots.ovs_folder(name)).stop().err().map(Error::from));
         if record.topologies().any(Topology::is_routed) {
             progress.step(&"stop forwarding");
             errors.extend(forwarding::delete(&record.topology.table()).err().map(Error::from));
@@ -121,6 +121,8 @@ pub(super) async fn teardown(
             hooks::step();
         }
     }
+    // Its folder says that links without a mark are ours, and goes after them.
+    errors.extend(Ovs::new(roots.ovs_folder(name)).stop().err().map(Error::from));
     progress.step(&"remove pins");
     errors.extend(pins::remove_all(roots, name).err().map(Error::from));
     hooks::step();
@@ -140,7 +142,10 @@ pub(super) async fn teardown(
 
 /// Lets the host forward what it did before us, if no other topology needs more.
 pub(super) fn stop_forwarding(roots: &Roots, name: &str) -> Result<(), Error> {
-    let Some(before) = roots.forwarding_note()? else { return Ok(()) };
+    let Some(before) = roots.forwarding_note()? else {
+        // Of another boot, if there is one.
+        return Ok(roots.remove_forwarding_note()?);
+    };
     for other in roots.names()?.iter().filter(|other| *other != name) {
         // One that cannot be read may need it.
         let needs = |record: Record| record.topologies().any(Topology::needs_forwarding);
@@ -233,38 +238,25 @@ async fn sweep(roots: &Roots, name: &str, netlink: &Netlink) -> Vec<Error> {
     for namespace in namespaces {
         results.push(netns::remove(&namespace).map_err(Error::from));
     }
+    let topology = Topology { mark: roots.mark(), ..Topology::empty(name) };
+    results.push(forwarding::delete(&topology.table()).map_err(Error::from));
+    results.push(Ovs::new(roots.ovs_folder(name)).stop().map_err(Error::from));
     results.into_iter().filter_map(Result::err).collect()
 }
 
 /// Host ends and bridges go in one request if nobody else uses the group, one by one otherwise.
 async fn delete_links(roots: &Roots, record: &Record, netlink: &Netlink) -> Vec<Error> {
     let topology = &record.topology;
-    let groups: HashSet<u32> = record.topologies().flat_map(Topology::groups).collect();
-    let names: HashSet<&str> = record.topologies().flat_map(Topology::host_links).collect();
-    let prefix = topology.alias_prefix();
-    // What an Open vSwitch makes has no group. Its folder says that it is ours.
-    let had_ovs = roots.ovs_folder(&topology.name).exists();
-    let is_of_ovs =
-        |link: &Link| had_ovs && names.contains(link.name.as_str()) && link.kind.as_deref() == Some("tun");
-    // A link has its name and group from birth, its alias a little later.
-    let is_ours = |link: &Link| match &link.alias {
-        Some(alias) => alias.starts_with(&prefix),
-        None => {
-            groups.contains(&link.group)
-                && names.contains(link.name.as_str())
-                && matches!(link.kind.as_deref(), Some("veth" | "bridge"))
-                || is_of_ovs(link)
-        }
-    };
+    let ownership = Ownership::new(roots, record);
     let links = match netlink.links().await {
         Ok(links) => links,
         Err(error) => return vec![error.into()],
     };
-    let (ours, others): (Vec<_>, Vec<_>) = links.iter().partition(|link| is_ours(link));
+    let (ours, others): (Vec<_>, Vec<_>) = links.iter().partition(|link| ownership.has_link(link));
     // What was ours by name and is somebody else's now keeps what is theirs and loses what is ours.
     let mut errors = Vec::new();
     if let Some(program) = Pins::new(roots, record.layout_version, &topology.name).program_id(INGRESS) {
-        for link in others.iter().filter(|link| names.contains(link.name.as_str())) {
+        for link in others.iter().filter(|link| ownership.has_name(link)) {
             errors.extend(detach_clsact(netlink, link, program).await.err().map(Error::from));
         }
     }
@@ -273,7 +265,7 @@ async fn delete_links(roots: &Roots, record: &Record, netlink: &Netlink) -> Vec<
     }
     let has_group = |links: &[&Link], group: u32| links.iter().any(|link| link.group == group);
     let is_whole = |group: &u32| has_group(&ours, *group) && !has_group(&others, *group);
-    let whole: Vec<u32> = groups.into_iter().filter(is_whole).collect();
+    let whole: Vec<u32> = ownership.groups().filter(is_whole).collect();
     for group in &whole {
         errors.extend(netlink.delete_group(*group).await.err().map(Error::from));
     }

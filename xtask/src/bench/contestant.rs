@@ -17,7 +17,6 @@ use super::{
     kernel,
     process::{self, Usage},
 };
-use crate::command;
 
 /// Files of contestants, in the folder that only the throw-away host has.
 const FOLDER: &str = "/run/bench";
@@ -43,14 +42,10 @@ pub(super) enum Contestant {
     Kernel,
 }
 
-/// A veth, and what it understands.
+/// A veth that was built.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Veth {
-    program: PathBuf,
-    /// `up --file`: a topology written down in a file.
-    files: bool,
-    /// The subcommand `plan`.
-    plan: bool,
+    pub(super) program: PathBuf,
 }
 
 /// What one contestant took in one round.
@@ -104,51 +99,20 @@ impl Contestant {
 }
 
 impl Veth {
-    /// Asks a veth what it understands.
-    pub(super) fn new(program: PathBuf) -> Self {
-        let help = |subcommand| command::output(Command::new(&program).args([subcommand, "--help"]));
-        let files = help("up").is_ok_and(|text| text.contains("--file"));
-        let plan = help("plan").is_ok();
-        Self { program, files, plan }
-    }
-
-    pub(super) const fn understands_files(&self) -> bool {
-        self.files
-    }
-
-    pub(super) const fn has_plan(&self) -> bool {
-        self.plan
-    }
-
     fn measure(&self, switches: usize, pods: usize) -> Result<Sample> {
-        let declaration = self.declare(switches, pods)?;
-        let arguments = |subcommand: &str| {
-            let mut arguments = vec![subcommand.to_owned()];
-            arguments.extend_from_slice(&declaration);
-            arguments
-        };
-        let up = process::measure(&mut self.command(arguments("up")))?;
+        let path = format!("{FOLDER}/{NAME}.toml");
+        write(&path, &declaration(switches, pods / switches))?;
+        let up = process::measure(&mut self.command(&["up", "--file", &path]))?;
         check_links(pods)?;
-        let plan = self.plan.then(|| process::measure(&mut self.command(arguments("plan")))).transpose()?;
-        let ls = Some(process::measure(&mut self.command(["ls"]))?);
-        let (down, gone) = remove(|| process::measure(&mut self.command(["down", NAME])))?;
+        let plan = Some(process::measure(&mut self.command(&["plan", "--file", &path]))?);
+        let ls = Some(process::measure(&mut self.command(&["ls"]))?);
+        let (down, gone) = remove(|| process::measure(&mut self.command(&["down", NAME])))?;
         Ok(Sample { up, plan, ls, down, gone })
     }
 
-    /// The arguments of `up` and `plan` that declare the topology.
-    fn declare(&self, switches: usize, pods: usize) -> Result<Vec<String>> {
-        if self.files {
-            let path = format!("{FOLDER}/{NAME}.toml");
-            write(&path, &declaration(switches, pods / switches))?;
-            return Ok(vec!["--file".to_owned(), path]);
-        }
-        ensure!(switches == 1, "this veth reads no files, and one switch is all that arguments can declare");
-        Ok(["--name", NAME, "--pods", &pods.to_string()].map(str::to_owned).to_vec())
-    }
-
-    fn command(&self, arguments: impl IntoIterator<Item = impl AsRef<str>>) -> Command {
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
-        command.args(arguments.into_iter().map(|argument| argument.as_ref().to_owned()));
+        command.args(arguments);
         // What the caller's own veth is told is not meant for this one.
         command.env_remove("VETH_STATE_DIR").env_remove("VETH_PIN_DIR").stdin(Stdio::null());
         command

@@ -108,7 +108,7 @@ fn in_host(arguments: Arguments) -> Result<()> {
     let Arguments { pods, cni_pods, rounds, quick, json, check, built, plugins } = arguments;
     let (pods, rounds) = if quick { (QUICK_PODS, QUICK_ROUNDS) } else { (pods, rounds) };
     let pods = usize::from(pods);
-    let veth = Veth::new(built.context("there is no veth to measure")?);
+    let veth = Veth { program: built.context("there is no veth to measure")? };
     // Before the host is entered, where paths may lead elsewhere.
     let json = json.map(|file| create(&file)).transpose()?;
     let (contestants, skipped) = contestants(veth, plugins);
@@ -196,16 +196,8 @@ fn create(path: &Path) -> Result<Json> {
 
 /// Who can be measured, and why others cannot.
 fn contestants(veth: Veth, plugins: Option<PathBuf>) -> (Vec<Contestant>, Vec<&'static str>) {
-    let mut contestants = vec![Contestant::Veth(veth.clone())];
+    let mut contestants = vec![Contestant::Veth(veth.clone()), Contestant::VethSwitches(veth)];
     let mut skipped = Vec::new();
-    if !veth.has_plan() {
-        skipped.push("`veth plan`, which this veth has not");
-    }
-    if veth.understands_files() {
-        contestants.push(Contestant::VethSwitches(veth));
-    } else {
-        skipped.push("four switches, which take `veth up --file`");
-    }
     let missing = |program| command::in_path(program).next().is_none();
     if missing("ip") || missing("nsenter") {
         skipped.push("iproute2 scripts and the CNI plugin, for want of `ip` or `nsenter`");

@@ -37,7 +37,7 @@ use veth_user::{
     net::{
         Netlink, Netns,
         link::{Link, LinkStats},
-        nftables,
+        netns, nftables,
         tc::Direction,
     },
     probe::{Peer, Scratch},
@@ -451,6 +451,12 @@ pub fn add_link(message: LinkMessage) {
         tokio::spawn(connection);
         handle.link().add(message).execute().await.unwrap();
     });
+}
+
+/// Makes a network namespace with a name, as `ip netns add` does.
+pub fn add_namespace(name: &str) {
+    netns::share_names().unwrap();
+    Netns::anonymous(|| Ok(())).unwrap().0.publish(name).unwrap();
 }
 
 /// Gives a link of the calling thread's namespace a root qdisc, as `tc qdisc add` does.

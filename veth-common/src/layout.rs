@@ -8,7 +8,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::{DropReason, Mac};
 
 /// Raised with every change of a type, a map or the meaning of a number in this crate.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// Slots, ports and FDB entries that the maps hold unless user space asks for more when it loads them.
 ///
@@ -34,6 +34,8 @@ pub enum PortKind {
     /// The bridge behind a switch without a gateway: what comes up from it would enter the host's own
     /// stack, and ends here instead.
     Bridge = 3,
+    /// A port of a path that the kernel alone serves: everything passes, and is counted.
+    Counted = 4,
 }
 
 /// How a frame is handed over to a pod.

@@ -29,6 +29,13 @@ pub(crate) fn decision(slot: u32, decision: Decision, weight: Weight) {
     }
 }
 
+/// Counts a frame that went from one port straight to another, where it arrives: no program stood where it left.
+#[inline(always)]
+pub(crate) fn crossing(from: u32, to: u32, weight: Weight) {
+    add(from, weight, |counters| &mut counters.passed);
+    add(to, weight, |counters| &mut counters.to_peer);
+}
+
 /// Counts a frame from an interface that no map knows.
 #[inline(always)]
 pub(crate) fn unattributed(weight: Weight) {

@@ -33,6 +33,12 @@ pub fn veth_xdp(ctx: XdpContext) -> u32 {
     xdp::ingress(&ctx)
 }
 
+/// TC ingress of a pod's end whose other end is in another pod: only counts.
+#[classifier]
+pub fn veth_count(ctx: TcContext) -> i32 {
+    tc::count(&ctx)
+}
+
 /// TC ingress that only redirects: what the technique itself does and costs.
 #[classifier]
 pub fn null_redirect(_ctx: TcContext) -> i32 {

@@ -60,6 +60,14 @@ pub(crate) static SET_PACKET_HOST: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub(crate) static NULL_TARGET: Global<u32> = Global::new(0);
 
+/// Whose frames come in where a `veth_count` is attached, by slot.
+#[unsafe(no_mangle)]
+pub(crate) static COUNT_FROM: Global<u32> = Global::new(0);
+
+/// Who gets them.
+#[unsafe(no_mangle)]
+pub(crate) static COUNT_TO: Global<u32> = Global::new(0);
+
 /// Read by user space from the object, never by a program.
 #[used]
 #[unsafe(no_mangle)]

@@ -10,7 +10,7 @@ use veth_common::{Decision, EthernetHeader, Frame, Packet, RedirectMode, decide}
 
 use crate::{
     count::{self, Weight},
-    maps::{self, Maps, SET_PACKET_HOST, TARGETS},
+    maps::{self, COUNT_FROM, COUNT_TO, Maps, SET_PACKET_HOST, TARGETS},
 };
 
 /// `PACKET_HOST` of `linux/if_packet.h`: for this stack.
@@ -62,6 +62,19 @@ pub(crate) fn ingress(ctx: &TcContext) -> i32 {
             TC_ACT_SHOT
         }
     }
+}
+
+/// Counts a frame that came out of a pair whose other end is in another pod, and leaves it alone.
+#[inline(always)]
+pub(crate) fn count(ctx: &TcContext) -> i32 {
+    // SAFETY: the kernel passes a valid context, whose fields the verifier checks one by one.
+    let skb: &__sk_buff = unsafe { &*ctx.skb.skb };
+    count::crossing(
+        COUNT_FROM.load(),
+        COUNT_TO.load(),
+        Weight { length: skb.len, gso_segments: skb.gso_segs },
+    );
+    TCX_NEXT
 }
 
 /// What a redirect helper returns is an action.

@@ -3,14 +3,20 @@
 use veth_tests::{
     Lab, Pair, for_each_hook,
     frame::{ETHERTYPE_EXPERIMENTAL, ethernet},
-    lab::{pod_link_stats, silence},
+    lab::{pins, pod_link_stats, silence},
+    topology::Declared,
+    traffic::udp,
 };
 
 use veth_user::datapath::Hook;
 
 const FRAMES: u64 = 10_000;
 
-for_each_hook!(equal_to_what_was_sent_and_to_the_kernels, conserved_in_every_snapshot_under_load);
+for_each_hook!(
+    equal_to_what_was_sent_and_to_the_kernels,
+    conserved_in_every_snapshot_under_load,
+    on_paths_that_only_the_kernel_serves,
+);
 
 fn equal_to_what_was_sent_and_to_the_kernels(hook: Hook) {
     for (topology, args, pods) in [
@@ -93,4 +99,68 @@ fn conserved_in_every_snapshot_under_load(hook: Hook) {
         }
         done.store(true, std::sync::atomic::Ordering::Relaxed);
     });
+}
+
+fn on_paths_that_only_the_kernel_serves(hook: Hook) {
+    const ROUNDS: usize = 1_000;
+    let path = |kind: &str, more: &str| {
+        format!(
+            "name = \"{kind}\"\nhook = \"{hook}\"\n\n[{kind}.p]\nsubnet = \"10.1.0.0/24\"\npods = [\"a\", \"b\"]\n{more}"
+        )
+    };
+    for (kind, own) in [("direct", "neighbours = true\n"), ("bridge", "neighbours = true\n"), ("route", "")] {
+        let lab = Lab::new();
+        let file = Declared::new(&path(kind, own));
+        lab.ok(&file.args("up"));
+        assert_eq!(
+            lab.stats(kind)["ports"].as_array().unwrap().iter().filter(|p| p["pod"] == "a").count(),
+            0
+        );
+        file.write(&path(kind, &format!("{own}counters = true\n")));
+        lab.ok(&file.args("up"));
+        assert!(lab.ok(&file.args("plan")).contains("nothing to do"), "{kind}");
+        let [a, b] = ["a", "b"].map(|pod| lab.pod(&format!("{kind}-{pod}")));
+        silence(&a);
+        silence(&b);
+        let ports = |stats: &serde_json::Value| -> Vec<serde_json::Value> {
+            let ports = stats["ports"].as_array().unwrap().iter();
+            ports.filter(|port| port["pod"].is_string()).cloned().collect()
+        };
+        let address = "10.1.0.2".parse().unwrap();
+        // The first may bring what is said once.
+        assert_eq!(udp(&a, &b, address, 100, 10), 0, "{kind}");
+        let before = ports(&lab.quiet_stats(kind));
+        let kernel_before = pod_link_stats(&a, "eth0");
+        assert_eq!(udp(&a, &b, address, 100, ROUNDS), 0, "{kind}");
+        let after = ports(&lab.quiet_stats(kind));
+        let kernel = pod_link_stats(&a, "eth0");
+        assert_eq!(after.len(), 2, "{kind}");
+        let rounds = u64::try_from(ROUNDS).unwrap();
+        for port in 0..2 {
+            let grown = |path: &str| {
+                let read = |ports: &[serde_json::Value]| ports[port].pointer(path).unwrap().as_u64().unwrap();
+                read(&after) - read(&before)
+            };
+            for counter in ["/rx", "/tx", "/passed"] {
+                assert_eq!(grown(&format!("{counter}/packets")), rounds, "{kind} {port} {counter}");
+                assert_eq!(grown(&format!("{counter}/bytes")), 142 * rounds, "{kind} {port} {counter}");
+            }
+            assert_eq!(grown("/redirected/packets"), 0, "{kind} {port}");
+        }
+        assert_eq!(kernel.tx_packets - kernel_before.tx_packets, rounds, "{kind}");
+
+        // What counts at a pod's end goes with its pin, and is put back.
+        if kind == "direct" && hook == Hook::Tcx {
+            let pin = pins("direct").join("link_b:eth0");
+            lab.run(move || std::fs::remove_file(pin).unwrap());
+            assert!(lab.ok(&["ls", "direct"]).contains("link_b:eth0 is gone"));
+            lab.ok(&file.args("up"));
+            assert!(lab.ok(&file.args("plan")).contains("nothing to do"), "{kind}");
+            let before = ports(&lab.quiet_stats(kind));
+            assert_eq!(udp(&a, &b, address, 100, 10), 0, "{kind}");
+            let after = ports(&lab.quiet_stats(kind));
+            let tx = |ports: &[serde_json::Value]| ports[1]["tx"]["packets"].as_u64().unwrap();
+            assert_eq!(tx(&after) - tx(&before), 10);
+        }
+    }
 }

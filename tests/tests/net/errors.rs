@@ -7,9 +7,9 @@ use rtnetlink::LinkBridge;
 use veth_common::LAYOUT_VERSION;
 use veth_tests::{
     Lab,
-    lab::{add_link, pins},
+    lab::{add_link, add_namespace, pins},
 };
-use veth_user::{net::Netns, probe::Kernel};
+use veth_user::probe::Kernel;
 
 #[test]
 fn not_root() {
@@ -33,7 +33,7 @@ fn not_root() {
 #[test]
 fn a_taken_namespace() {
     let lab = Lab::new();
-    lab.run(|| Netns::anonymous(|| Ok(())).unwrap().0.publish("ns2").unwrap());
+    lab.run(|| add_namespace("ns2"));
     let error = lab.refused(&["up"]);
     for part in ["network namespace ns2 exists", "not made by veth", "ip netns del ns2", "--name"] {
         assert!(error.contains(part), "{part} in {error}");

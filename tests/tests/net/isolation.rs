@@ -4,11 +4,11 @@ use rtnetlink::{LinkBridge, LinkVeth};
 use veth_tests::{
     Lab,
     foreign::{Foreign, Place, Verdict},
-    lab::{add_link, set_link},
+    lab::{add_link, add_namespace, set_link},
     need,
     traffic::udp,
 };
-use veth_user::{net::Netns, topology::Topology};
+use veth_user::topology::Topology;
 
 #[test]
 fn a_tcx_program_behind_ours_still_runs() {
@@ -49,7 +49,7 @@ fn things_of_others_survive_up_and_down() {
     let lab = Lab::new();
     let group = Topology::wire("wire", 1_500).unwrap().group();
     lab.run(move || {
-        Netns::anonymous(|| Ok(())).unwrap().0.publish("theirs").unwrap();
+        add_namespace("theirs");
         add_link(LinkVeth::new("theirs0", "theirs1").build());
         add_link(LinkBridge::new("theirbr").build());
         // In the very group that ours will be deleted by.
@@ -72,7 +72,7 @@ fn a_namespace_that_was_replaced_by_somebody_else_is_not_removed() {
     lab.ok(&["up"]);
     lab.run(|| {
         veth_user::net::netns::remove("ns1").unwrap();
-        Netns::anonymous(|| Ok(())).unwrap().0.publish("ns1").unwrap();
+        add_namespace("ns1");
     });
     lab.ok(&["down"]);
     let theirs = "/run/netns/ns1".to_owned();

@@ -80,6 +80,9 @@ fn file(random: &mut Random) -> String {
         if kind == "switch" && random.one_in(3) {
             writeln!(text, "spoof_check = true").unwrap();
         }
+        if random.one_in(3) {
+            writeln!(text, "counters = true").unwrap();
+        }
         if is_switch && random.one_in(3) {
             writeln!(text, "neighbours = true").unwrap();
         }

@@ -15,7 +15,7 @@ use rtnetlink::{LinkMessageBuilder, LinkVeth};
 use veth_tests::{
     Lab,
     behind::Behind,
-    lab::{add_link, delete_link, eventually, set_link, with_netlink},
+    lab::{add_link, add_namespace, delete_link, eventually, set_link, with_netlink},
     need,
     topology::{Declared, examples, live},
     traffic::{bind, tcp, udp},
@@ -370,6 +370,7 @@ fn pods_do_not_reach_the_pods_of_other_switches_nor_the_host() {
             let link = netlink.link(&world.link).await.unwrap().index;
             let (to, via) = ("0.0.0.0/0".parse().unwrap(), Some(ip("198.51.100.2")));
             netlink.add_route(&Route { to, via, link }).await.unwrap();
+            netns::share_names().unwrap();
             world.namespace.publish("world").unwrap();
             let lo = netlink.link("lo").await.unwrap().index;
             netlink.add_address(lo, "192.0.2.1/32".parse().unwrap()).await.unwrap();
@@ -397,6 +398,7 @@ fn outside_access_is_masqueraded_and_forwarding_is_restored() {
     // The world: beyond the host, and it knows no way to the pods.
     lab.run(|| {
         let world = Behind::new(9, 0, &["198.51.100.1/24"], &["198.51.100.2/24"]);
+        netns::share_names().unwrap();
         world.namespace.publish("world").unwrap();
     });
     let text = |name: &str, subnet: u8| {
@@ -502,7 +504,7 @@ fn every_command_takes_a_path_without_programs() {
 #[test]
 fn what_another_program_owns_is_named_in_the_file_and_left_alone() {
     let lab = Lab::new();
-    lab.run(|| Netns::anonymous(|| Ok(())).unwrap().0.publish("lab-b").unwrap());
+    lab.run(|| add_namespace("lab-b"));
     let before = lab.fingerprint();
     let file = Declared::new(LAN);
     for command in ["up", "plan"] {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use aya::programs::{
-    LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType, XdpMode,
+    LinkOrder, Program, ProgramError, ProgramInfo, SchedClassifier, TcAttachType, XdpMode,
     links::{FdLink, LinkError, PinnedLink},
     tc::{SchedClassifierLink, TcAttachOptions},
     xdp::XdpLink,
@@ -15,11 +15,12 @@ use aya::programs::{
 
 use super::{
     Datapath, Error, Hook, Place, link_error,
-    load::{INGRESS, XDP},
+    load::{COUNT, INGRESS, XDP, count},
     pin_error,
+    pins::remove_pin,
 };
 use crate::net::{
-    Netlink,
+    Netlink, Netns,
     link::Link,
     tc::{Direction, Filter, Position},
 };
@@ -39,6 +40,35 @@ const fn priority(place: Place) -> u16 {
     }
 }
 
+/// A pod's end whose other end is in another pod, and what is counted there.
+pub struct InnerEnd<'a> {
+    /// The pod.
+    pub namespace: &'a Netns,
+    /// The link in it.
+    pub link: &'a Link,
+    /// Where the attachment is pinned, where it is one that is.
+    pub pin: PathBuf,
+    /// The slot of the port whose frames come in there.
+    pub from: u32,
+    /// The port's own.
+    pub to: u32,
+}
+
+/// Whether our counter is on a pod's end.
+///
+/// # Errors
+///
+/// When the kernel does not answer.
+pub async fn has_counter(namespace: &Netns, link: &Link, hook: Hook) -> Result<bool, Error> {
+    let there = if hook == Hook::Tcx {
+        namespace.run(|| tcx_chain(&link.name, TcAttachType::Ingress))??
+    } else {
+        let filters = namespace.netlink()?.filters(link.index, Direction::Ingress).await?;
+        filters.into_iter().map(from_filter).collect()
+    };
+    Ok(there.iter().any(|attached| attached.name == COUNT))
+}
+
 /// A program on a link's ingress, whoever attached it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attached {
@@ -56,7 +86,7 @@ impl Attached {
     /// Whether it carries the name of one of our programs.
     #[must_use]
     pub fn is_named_ours(&self) -> bool {
-        [INGRESS, XDP].contains(&self.name.as_str())
+        [INGRESS, XDP, COUNT].contains(&self.name.as_str())
     }
 }
 
@@ -182,6 +212,37 @@ impl Datapath {
         }
     }
 
+    /// Counts what comes out of a pod's end, from the slot of another pod to its own. The program stays when we end.
+    ///
+    /// # Errors
+    ///
+    /// When the link is gone or the kernel refuses.
+    pub async fn attach_counter(&self, hook: Hook, place: Place, end: &InnerEnd<'_>) -> Result<(), Error> {
+        let InnerEnd { namespace, link, pin, from, to } = end;
+        let action = format!("attach {hook} ingress to {}", link.name);
+        let failed = |source| Error::program(action.clone(), COUNT, source);
+        let mut ebpf = count(&self.pins, *from, *to)?;
+        let Some(Program::SchedClassifier(program)) = ebpf.program_mut(COUNT) else {
+            return Err(Error::NotLoaded);
+        };
+        if hook != Hook::Tcx {
+            let netlink = namespace.netlink()?;
+            netlink.add_clsact(link.index).await?;
+            let fd = program.fd().map_err(failed)?;
+            let put =
+                netlink.put_filter(link.index, Direction::Ingress, position(place), fd.as_fd(), COUNT).await;
+            return Ok(put?);
+        }
+        // A look at it may have found it gone from the link, so that its pin is worth nothing.
+        remove_pin(pin)?;
+        let options = || TcAttachOptions::TcxOrder(order(place));
+        let attached = namespace.run(|| {
+            let id = program.attach_with_options(&link.name, TcAttachType::Ingress, options())?;
+            program.take_link(id)
+        })?;
+        self::pin(attached.map_err(failed)?, pin.clone(), &action)
+    }
+
     /// TCX. Minimum kernel version: 6.6.
     fn attach_tcx(&mut self, place: Place, link: &Link) -> Result<(), Error> {
         let action = format!("attach tcx ingress to {}", link.name);
@@ -192,11 +253,7 @@ impl Datapath {
             let pinned: SchedClassifierLink = pinned(&path, &action)?;
             return program.attach_to_link(pinned).map(drop).map_err(failed);
         }
-        let order = match place {
-            Place::Last => LinkOrder::last(),
-            Place::First => LinkOrder::first(),
-        };
-        let options = TcAttachOptions::TcxOrder(order);
+        let options = TcAttachOptions::TcxOrder(order(place));
         let id = program.attach_with_options(&link.name, TcAttachType::Ingress, options).map_err(failed)?;
         let attached = program.take_link(id).map_err(failed)?;
         pin(attached, path, &action)
@@ -264,6 +321,13 @@ pub async fn detach_clsact(netlink: &Netlink, link: &Link, program: u32) -> Resu
         }
     }
     Ok(())
+}
+
+fn order(place: Place) -> LinkOrder {
+    match place {
+        Place::Last => LinkOrder::last(),
+        Place::First => LinkOrder::first(),
+    }
 }
 
 const fn position(place: Place) -> Position {

@@ -18,8 +18,11 @@ pub const INGRESS: &str = "veth_ingress";
 /// The XDP program.
 pub const XDP: &str = "veth_xdp";
 
+/// The TC program that only counts, at the other end of a pair.
+pub(super) const COUNT: &str = "veth_count";
+
 /// The TC program that only redirects.
-const NULL_REDIRECT: &str = "null_redirect";
+pub(super) const NULL_REDIRECT: &str = "null_redirect";
 
 /// The programs that are loaded for a hook. Bridges have no XDP of their own, so XDP brings the TC program with it.
 #[must_use]
@@ -29,7 +32,10 @@ pub const fn programs(hook: Hook) -> &'static [&'static str] {
 
 /// Maps that are pinned. All grow with the topology.
 pub(super) const MAPS: [&str; 7] =
-    ["PORTS", "PORTS_OVERFLOW", "FDB", SOURCES, TARGETS, XDP_TARGETS, "COUNTERS"];
+    ["PORTS", "PORTS_OVERFLOW", "FDB", SOURCES, TARGETS, XDP_TARGETS, COUNTERS];
+
+/// Counters by slot.
+pub(super) const COUNTERS: &str = "COUNTERS";
 
 /// Addresses that checked ports may send from: several for a port.
 pub(super) const SOURCES: &str = "SOURCES";
@@ -120,9 +126,26 @@ fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<ProgramInfo, Error> {
 ///
 /// When there is no object, or the kernel refuses it.
 pub fn null_redirect(target: u32) -> Result<ProgramFd, Error> {
+    let (_, info) = load_null_redirect(target)?;
+    info.fd().map_err(|source| Error::program(format!("load {NULL_REDIRECT}"), NULL_REDIRECT, source))
+}
+
+/// The same, with what it was loaded from.
+pub(super) fn load_null_redirect(target: u32) -> Result<(Ebpf, ProgramInfo), Error> {
     let mut ebpf = load_object(loader()?.override_global("NULL_TARGET", &target, true))?;
     let info = load_program(&mut ebpf, NULL_REDIRECT)?;
-    info.fd().map_err(|source| Error::program(format!("load {NULL_REDIRECT}"), NULL_REDIRECT, source))
+    Ok((ebpf, info))
+}
+
+/// Loads `veth_count` for one end of a pair: what comes in there, `from` a slot, is counted as sent `to` another. It
+/// shares the counters of the topology.
+pub(super) fn count(pins: &Pins, from: u32, to: u32) -> Result<Ebpf, Error> {
+    let mut loader = loader()?;
+    loader.override_global("COUNT_FROM", &from, true).override_global("COUNT_TO", &to, true);
+    let counters = pins.map(COUNTERS);
+    let mut ebpf = load_object(loader.map_pin_path(COUNTERS, &counters))?;
+    load_program(&mut ebpf, COUNT)?;
+    Ok(ebpf)
 }
 
 /// A program as the verifier saw it.

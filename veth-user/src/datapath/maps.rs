@@ -13,7 +13,7 @@ use veth_common::{FdbKey, LAYOUT_VERSION, Port, PortCounters, SourceKey, Target}
 
 use super::{
     Error, Hook,
-    load::{INGRESS, SOURCES, XDP, programs, targets},
+    load::{COUNTERS, INGRESS, SOURCES, XDP, programs, targets},
     map_error,
     pins::Pins,
 };
@@ -253,7 +253,7 @@ impl Counters {
     ///
     /// When they are not there, or of another layout.
     pub fn open(pins: &Pins) -> Result<Self, Error> {
-        let path = pins.map("COUNTERS");
+        let path = pins.map(COUNTERS);
         let data = open_pinned::<u32, PortCounters>(&path)?;
         let map = PerCpuArray::try_from(Map::PerCpuArray(data))
             .map_err(|source| map_error(format!("use {}", path.display()), source))?;

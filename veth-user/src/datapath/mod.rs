@@ -6,6 +6,7 @@ mod hook;
 mod load;
 pub mod log;
 mod maps;
+mod null;
 pub mod object;
 pub mod pins;
 
@@ -22,6 +23,7 @@ pub use load::{
     INGRESS, LoadOptions, Verified, XDP, capacity, load, null_redirect, programs, verify, verify_xdp_attach,
 };
 pub use maps::{Counters, Datapath};
+pub use null::NullRedirect;
 
 /// Why programs or maps could not be used.
 #[derive(Debug, thiserror::Error)]

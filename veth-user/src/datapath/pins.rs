@@ -75,6 +75,12 @@ impl Pins {
         self.folder.join(format!("link_{link}"))
     }
 
+    /// Where the attachment to a pod's end is pinned. No link's name has a colon.
+    #[must_use]
+    pub fn inner_link(&self, pod: &str, port: &str) -> PathBuf {
+        self.folder.join(format!("link_{pod}:{port}"))
+    }
+
     /// Which pins of maps and programs are missing, where these programs are attached.
     #[must_use]
     pub fn missing(&self, hook: Hook) -> Vec<PathBuf> {

@@ -2,11 +2,12 @@
 
 use std::os::fd::{AsFd as _, AsRawFd as _};
 
+use netlink_packet_core::DefaultNla;
 use netlink_packet_route::{
-    RouteNetlinkMessage,
+    AddressFamily, RouteNetlinkMessage,
     link::{
-        AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoPortData,
-        InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, State, XdpAttached,
+        AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoMacVlan, InfoVeth, LinkAttribute,
+        LinkFlags, LinkInfo, LinkMessage, LinkProtoInfoBridge, LinkXdp, MacVlanMode, State, XdpAttached,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,10 @@ pub const MERGED_MAX: u32 = 65_536;
 
 /// The largest MTU of a veth.
 pub const MTU_MAX: u32 = 65_535;
+
+/// `IFLA_BRPORT_LEARNING` and `IFLA_BRPORT_MCAST_FLOOD` of `linux/if_link.h`.
+const BRPORT_LEARNING: u16 = 8;
+const BRPORT_MCAST_FLOOD: u16 = 27;
 
 /// One end of a veth pair to be made.
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +93,19 @@ pub struct Link {
     pub stats: LinkStats,
 }
 
+/// A macvlan link to be made, in bridge mode.
+#[derive(Debug)]
+pub struct Macvlan<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its Ethernet address.
+    pub mac: Mac,
+    /// The link below it, in the namespace of the socket.
+    pub lower: u32,
+    /// Where it is to be.
+    pub namespace: &'a Netns,
+}
+
 /// An XDP program on a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct XdpProgram {
@@ -147,6 +165,27 @@ impl Netlink {
             ]),
         ]);
         self.create(&format!("make the veth pair {}", host.name), RouteNetlinkMessage::NewLink(message)).await
+    }
+
+    /// Makes a macvlan link, which sends to others on the same link below straight.
+    ///
+    /// # Errors
+    ///
+    /// `EOPNOTSUPP` when the kernel has no macvlan.
+    pub async fn add_macvlan(&self, macvlan: &Macvlan<'_>) -> Result<()> {
+        let Macvlan { name, mac, lower, namespace } = macvlan;
+        let mut message = LinkMessage::default();
+        message.attributes = vec![
+            LinkAttribute::IfName((*name).to_owned()),
+            LinkAttribute::Address(mac.bytes().to_vec()),
+            LinkAttribute::Link(*lower),
+            LinkAttribute::NetNsFd(namespace.as_fd().as_raw_fd()),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::MacVlan),
+                LinkInfo::Data(InfoData::MacVlan(vec![InfoMacVlan::Mode(MacVlanMode::Bridge)])),
+            ]),
+        ];
+        self.create(&format!("make the macvlan link {name}"), RouteNetlinkMessage::NewLink(message)).await
     }
 
     /// Makes a link of some kind, with nothing but its name.
@@ -228,10 +267,7 @@ impl Netlink {
     ///
     /// When the link is gone.
     pub async fn set_up(&self, index: u32) -> Result<()> {
-        let mut message = by_index(index, Vec::new());
-        message.header.flags = LinkFlags::Up;
-        message.header.change_mask = LinkFlags::Up;
-        self.change(&format!("set link {index} up"), RouteNetlinkMessage::SetLink(message)).await
+        self.change(&format!("set link {index} up"), RouteNetlinkMessage::SetLink(up(index))).await
     }
 
     /// Changes how long packets may be on the way to a link that cuts them (GSO) and from a link that puts them
@@ -296,27 +332,26 @@ impl Netlink {
     }
 
     /// Makes a link a port of a bridge that neither learns from it nor expects anything but `master
-    /// static` entries to find it.
+    /// static` entries to find it, and sets it up.
     ///
     /// # Errors
     ///
     /// `EXFULL` when the bridge has its 1,023 ports.
     pub async fn join_bridge(&self, index: u32, bridge: u32, takes_multicast: bool) -> Result<()> {
         self.join_bridge_learning(index, bridge).await?;
-        let settings = vec![InfoBridgePort::Learning(false), InfoBridgePort::MulticastFlood(takes_multicast)];
-        self.set_bridge_port(index, settings).await
+        self.set_bridge_port(index, &[(BRPORT_LEARNING, false), (BRPORT_MCAST_FLOOD, takes_multicast)]).await
     }
 
-    async fn set_bridge_port(&self, index: u32, settings: Vec<InfoBridgePort>) -> Result<()> {
-        let message = by_index(
-            index,
-            vec![LinkAttribute::LinkInfo(vec![
-                LinkInfo::PortKind(InfoPortKind::Bridge),
-                LinkInfo::PortData(InfoPortData::BridgePort(settings)),
-            ])],
-        );
-        // Port settings are a change of a link's kind-specific data: RTM_NEWLINK without NLM_F_CREATE.
-        self.change(&format!("set up the bridge port {index}"), RouteNetlinkMessage::NewLink(message)).await
+    /// As `bridge link set` does it, and not `ip link set type bridge_slave`: that would tell everybody of the link as
+    /// a whole, and for that the kernel looks for the number of the pod's namespace among all others.
+    async fn set_bridge_port(&self, index: u32, settings: &[(u16, bool)]) -> Result<()> {
+        let setting = |(kind, on): &(u16, bool)| {
+            LinkProtoInfoBridge::Other(DefaultNla::new(*kind, vec![u8::from(*on)]))
+        };
+        let settings = settings.iter().map(setting).collect();
+        let mut message = by_index(index, vec![LinkAttribute::ProtoInfoBridge(settings)]);
+        message.header.interface_family = AddressFamily::Bridge;
+        self.change(&format!("set up the bridge port {index}"), RouteNetlinkMessage::SetLink(message)).await
     }
 
     /// Whether a bridge hands what is for many to this port of it.
@@ -325,16 +360,17 @@ impl Netlink {
     ///
     /// When the link is no bridge port.
     pub async fn set_multicast_flood(&self, index: u32, on: bool) -> Result<()> {
-        self.set_bridge_port(index, vec![InfoBridgePort::MulticastFlood(on)]).await
+        self.set_bridge_port(index, &[(BRPORT_MCAST_FLOOD, on)]).await
     }
 
-    /// Makes a link a plain port of a bridge, which learns who is behind it.
+    /// Makes a link a plain port of a bridge, which learns who is behind it, and sets it up.
     ///
     /// # Errors
     ///
     /// `EXFULL` when the bridge has its 1,023 ports.
     pub async fn join_bridge_learning(&self, index: u32, bridge: u32) -> Result<()> {
-        let join = by_index(index, vec![LinkAttribute::Controller(bridge)]);
+        let mut join = up(index);
+        join.attributes.push(LinkAttribute::Controller(bridge));
         self.change(
             &format!("make link {index} a port of bridge {bridge}"),
             RouteNetlinkMessage::SetLink(join),
@@ -369,6 +405,13 @@ impl Netlink {
             result => result,
         }
     }
+}
+
+fn up(index: u32) -> LinkMessage {
+    let mut message = by_index(index, Vec::new());
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
+    message
 }
 
 fn by_index(index: u32, attributes: Vec<LinkAttribute>) -> LinkMessage {

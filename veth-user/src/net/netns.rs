@@ -91,7 +91,8 @@ impl Netns {
         })?
     }
 
-    /// Gives the namespace a name, so that it stays and `ip netns` shows it.
+    /// Gives the namespace a name, so that it stays and `ip netns` shows it. The folder of names must be there:
+    /// [`share_names`].
     ///
     /// # Errors
     ///
@@ -99,7 +100,6 @@ impl Netns {
     pub fn publish(&self, name: &str) -> Result<()> {
         let path = path(name);
         let action = || format!("name a network namespace {name}");
-        share_netns_dir()?;
         OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -229,8 +229,12 @@ fn path(name: &str) -> PathBuf {
 }
 
 /// Does to `/run/netns` what `ip netns add` does, so that names made by either are seen by both, in every
-/// mount namespace.
-fn share_netns_dir() -> Result<()> {
+/// mount namespace. Once before many names: the kernel goes through all that are there.
+///
+/// # Errors
+///
+/// When the folder cannot be made or mounted.
+pub fn share_names() -> Result<()> {
     let action = "prepare /run/netns";
     fs::create_dir_all(NETNS_DIR).map_err(|source| Error::new(action, source))?;
     let share =

@@ -33,6 +33,14 @@ pub struct Selection {
     pub why: String,
 }
 
+impl Selection {
+    /// Where the programs of a path are attached: those that only count have no use for XDP.
+    #[must_use]
+    pub const fn hook_of(&self, forwards: bool) -> Hook {
+        if forwards { self.hook } else { self.bridge_hook }
+    }
+}
+
 /// What there was before anything was picked.
 impl Default for Selection {
     fn default() -> Self {

@@ -58,9 +58,9 @@ pub struct PortStats {
     pub pod: Option<String>,
     /// The pod's end, or the bridge.
     pub port: String,
-    /// The host end.
+    /// The host end. Empty where there is none.
     pub link: String,
-    /// The path: `wire`, `switch`, or `bridge` for the bridge behind a switch.
+    /// The kind of path: `wire`, `switch`, …, and `bridge` for the bridge behind a switch too, where `pod` is nothing.
     pub path: &'static str,
     /// Came in from the pod: the sum of `redirected`, `passed` and every `dropped`.
     pub rx: Sum,
@@ -72,7 +72,7 @@ pub struct PortStats {
     pub passed: Sum,
     /// Came in and ended here, by reason.
     pub dropped: BTreeMap<&'static str, Sum>,
-    /// The kernel's own counters of the host end, or nothing where it is gone.
+    /// The kernel's own counters of the host end, or nothing where there is none.
     pub kernel: Option<LinkStats>,
     /// Frames that XDP handed to this port and its full receive ring refused: the kernel's `xdp_xmit_errors`. They
     /// are in `redirected` where they came in. Nothing where the programs are not attached by XDP.
@@ -114,11 +114,12 @@ impl Snapshot {
             link.map(|link| Sent { link, xdp_xmit_errors: errors })
         };
         let mut ports = Vec::new();
-        for (pod, port) in topology.accelerated_ports() {
-            let sent = sent(&port.host_link, hook);
+        for (pod, port) in topology.counted_ports() {
+            let kind = topology.path(port).kind;
+            let sent = sent(&port.host_link, record.selection.hook_of(kind.is_accelerated()));
             let counted = counters.read(port.slot)?;
-            let path = topology.path(port).kind.name();
-            ports.push(PortStats::new(Some(&pod.name), &port.name, &port.host_link, path, &counted, sent));
+            let link = &port.host_link;
+            ports.push(PortStats::new(Some(&pod.name), &port.name, link, kind.name(), &counted, sent));
         }
         for (_, bridge) in topology.guarded_bridges() {
             let sent = sent(&bridge.link, record.selection.bridge_hook);

@@ -50,7 +50,7 @@ fn row(port: &PortStats, before: Option<(&PortStats, u64)>, rates: bool) -> Row 
     let mut row = Row::from(vec![
         Cell::new(port.pod.as_deref().unwrap_or("-")),
         Cell::new(&port.port),
-        Cell::new(&port.link),
+        Cell::new(if port.link.is_empty() { "-" } else { &port.link }),
         count(port.rx.packets),
         count(port.redirected.packets),
         count(port.passed.packets),

@@ -22,6 +22,7 @@ use super::{
 use crate::{
     datapath::{
         self, Datapath, Hook, LoadOptions, Redirect,
+        attach::InnerEnd,
         pins::{self, Pins},
     },
     hooks,
@@ -84,6 +85,9 @@ async fn perform(
     let attachments = |step: &&Step| matches!(step, Step::Attach { .. } | Step::RemovePort(_));
     let attachments = steps.iter().filter(attachments).count();
     hurry(roots, attachments).map_err(failed("hurry grace periods"))?;
+    if steps.iter().any(|step| matches!(step, Step::Namespace { .. })) {
+        netns::share_names().map_err(Error::from).map_err(failed("prepare the names of namespaces"))?;
+    }
     let topology = &record.topology;
     let mut worker = Worker {
         roots,
@@ -156,8 +160,8 @@ impl Worker<'_> {
             Step::Gateway { path } => self.set_gateway(&topology.paths[*path]).await,
             Step::Register { pod, port } => self.register(&topology.pods[*pod].ports[*port]).await,
             Step::Attach { pod, port } => {
-                let name = &topology.pods[*pod].ports[*port].host_link;
-                self.attach(self.record.selection.hook, name).await
+                let pod = &topology.pods[*pod];
+                self.attach_port(pod, &pod.ports[*port]).await
             }
             Step::Redirect { pod, port, mode } => {
                 self.set_mode(&topology.pods[*pod].ports[*port], *mode).await
@@ -174,11 +178,16 @@ impl Worker<'_> {
     /// From the maps first: nobody sends to it any more when it goes.
     async fn remove_port(&mut self, gone: &Gone) -> Result<(), Error> {
         let Gone { pod, port, path } = gone;
-        if path.kind.is_accelerated() && self.is_loaded() {
-            let index = self.find_link(&port.host_link).await?.map(|link| link.index);
-            let pin = self.pins().link(&port.host_link);
+        if path.is_counted() && self.is_loaded() {
+            let (mut index, mut pin) = (None, self.pins().inner_link(&pod.name, &port.name));
+            if !port.host_link.is_empty() {
+                index = self.find_link(&port.host_link).await?.map(|link| link.index);
+                pin = self.pins().link(&port.host_link);
+            }
             let datapath = self.datapath()?;
-            if let Some(bridge) = &path.bridge {
+            if path.kind == Kind::Switch
+                && let Some(bridge) = &path.bridge
+            {
                 let key = FdbKey { domain: bridge.domain, mac: port.mac };
                 if datapath.fdb(key).is_some_and(|target| target.slot == port.slot) {
                     datapath.remove_fdb(key)?;
@@ -407,6 +416,20 @@ impl Worker<'_> {
         Ok(())
     }
 
+    async fn attach_port(&mut self, pod: &Pod, port: &Port) -> Result<(), Error> {
+        let topology = self.topology;
+        let hook = self.record.selection.hook_of(topology.path(port).kind.is_accelerated());
+        if !port.host_link.is_empty() {
+            return self.attach(hook, &port.host_link).await;
+        }
+        let Some(peer) = topology.wire_peer(port) else { return Ok(()) };
+        let namespace = Netns::open(&pod.namespace)?;
+        let link = namespace.netlink()?.link(&port.name).await?;
+        let pin = self.pins().inner_link(&pod.name, &port.name);
+        let end = InnerEnd { namespace: &namespace, link: &link, pin, from: peer.slot, to: port.slot };
+        Ok(self.datapath()?.attach_counter(hook, topology.place, &end).await?)
+    }
+
     async fn attach(&mut self, hook: Hook, name: &str) -> Result<(), Error> {
         let link = self.host_link(name).await?;
         let (netlink, place) = (self.netlink, self.topology.place);
@@ -531,9 +554,11 @@ impl Worker<'_> {
         let port = &self.topology.pods[pod].ports[port];
         let path = self.topology.path(port);
         let index = self.index(&port.host_link).await?;
-        self.netlink.set_up(index).await?;
         match (&path.bridge, path.kind) {
-            (Some(bridge), Kind::Ovs) => self.ovs.add_port(&bridge.link, &port.host_link)?,
+            (Some(bridge), Kind::Ovs) => {
+                self.netlink.set_up(index).await?;
+                self.ovs.add_port(&bridge.link, &port.host_link)?;
+            }
             (Some(bridge), Kind::Bridge) => {
                 self.netlink.join_bridge_learning(index, self.index(&bridge.link).await?).await?;
             }
@@ -542,8 +567,11 @@ impl Worker<'_> {
                 self.netlink.join_bridge(index, bridge, !self.is_bulk).await?;
                 self.netlink.add_static_fdb(index, port.mac).await?;
             }
-            (None, Kind::Route) => self.connect_routed(port, path, index).await?,
-            (None, _) => {}
+            (None, Kind::Route) => {
+                self.netlink.set_up(index).await?;
+                self.connect_routed(port, path, index).await?;
+            }
+            (None, _) => self.netlink.set_up(index).await?,
         }
         Ok(())
     }
@@ -579,15 +607,15 @@ impl Worker<'_> {
             }
         }
         let names = cable.ends.iter().map(|end| end.link.as_str()).collect();
-        wait_for_links(self.netlink, &names).await
+        wait_for_links(&names, async || self.netlink.links().await).await
     }
 
     /// An end of a cable in a bridge, which learns who is behind it.
     async fn plug_in(&mut self, end: &CableEnd, index: u32, path: &Path) -> Result<(), Error> {
         let Some(bridge) = &path.bridge else { return Ok(()) };
         sysctl::disable_ipv6(&end.link)?;
-        self.netlink.set_up(index).await?;
         if path.kind == Kind::Ovs {
+            self.netlink.set_up(index).await?;
             return Ok(self.ovs.add_port(&bridge.link, &end.link)?);
         }
         Ok(self.netlink.join_bridge_learning(index, self.index(&bridge.link).await?).await?)
@@ -638,17 +666,28 @@ impl Worker<'_> {
 
     /// Setting a link up is not enough: the kernel starts its queue, and its bridge port, a moment later, and
     /// drops frames until then.
-    async fn wait_until_ready(&self) -> Result<(), Error> {
-        let pods = self.topology.pods.iter().enumerate();
+    async fn wait_until_ready(&mut self) -> Result<(), Error> {
+        let topology = self.topology;
+        let pods = topology.pods.iter().enumerate();
         let pods: Vec<&Pod> =
             pods.filter(|(number, _)| self.touched.contains(number)).map(|(_, pod)| pod).collect();
         let ports = pods.iter().flat_map(|pod| &pod.ports);
         let host_ends = ports.map(|port| port.host_link.as_str()).filter(|name| !name.is_empty()).collect();
-        wait_for_links(self.netlink, &host_ends).await?;
+        wait_for_links(&host_ends, async || self.netlink.links().await).await?;
         for pod in pods {
-            let netlink = Netns::open(&pod.namespace)?.netlink()?;
             let ends = pod.ports.iter().map(|port| port.name.as_str()).collect();
-            wait_for_links(&netlink, &ends).await?;
+            // Through a host end no namespace has to be entered.
+            let with_host_end = pod.ports.iter().find(|port| !port.host_link.is_empty());
+            let known = match with_host_end {
+                Some(port) => self.host_link(&port.host_link).await?.lower_namespace,
+                None => None,
+            };
+            if let Some(namespace) = known {
+                wait_for_links(&ends, async || self.netlink.links_in(namespace).await).await?;
+            } else {
+                let netlink = Netns::open(&pod.namespace)?.netlink()?;
+                wait_for_links(&ends, async || netlink.links().await).await?;
+            }
         }
         if self.is_bulk {
             let switched = |port: &&Port| self.topology.path(port).kind == Kind::Switch;
@@ -737,11 +776,14 @@ async fn set_merged_size(netlink: &Netlink, link: &Link, path: &Path) -> Result<
     Ok(netlink.set_max_sizes(link.index, size, size).await?)
 }
 
-/// Waits until links of a namespace are operational.
-async fn wait_for_links(netlink: &Netlink, names: &HashSet<&str>) -> Result<(), Error> {
+/// Waits until links of a namespace are operational. `look` lists all of the namespace.
+async fn wait_for_links(
+    names: &HashSet<&str>,
+    look: impl AsyncFn() -> net::Result<Vec<Link>>,
+) -> Result<(), Error> {
     let start = Instant::now();
     loop {
-        let links = netlink.links().await?;
+        let links = look().await?;
         let waiting = |link: &&Link| !link.operational && names.contains(link.name.as_str());
         let Some(link) = links.iter().find(waiting) else {
             return Ok(());

@@ -113,6 +113,7 @@ pub struct Port {
 
 /// How frames get from pod to pod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "what a file says of a path, each for itself")]
 pub struct Path {
     /// Its name in the topology.
     pub name: String,
@@ -138,6 +139,9 @@ pub struct Path {
     /// Whether frames with a source that is not their port's are dropped.
     #[serde(default)]
     pub spoof_check: bool,
+    /// Whether programs of ours count frames that they do not forward. Where they forward, they count anyway.
+    #[serde(default)]
+    pub counters: bool,
     /// Whether pods know each other's Ethernet addresses without asking.
     #[serde(default)]
     pub neighbours: bool,
@@ -427,6 +431,7 @@ impl Topology {
             gateway: Vec::new(),
             outside: false,
             spoof_check: false,
+            counters: false,
             neighbours: false,
             tune: Tune::default(),
         });
@@ -566,7 +571,13 @@ impl Topology {
         self.all_ports().filter(|(_, port)| !port.host_link.is_empty())
     }
 
-    /// Every port that a program of ours stands on, with its pod.
+    /// Every port whose frames are counted, with its pod: a program of ours stands on it, or, where it has no host
+    /// end, at the other end of its pair.
+    pub fn counted_ports(&self) -> impl Iterator<Item = (&Pod, &Port)> {
+        self.all_ports().filter(|(_, port)| self.path(port).is_counted())
+    }
+
+    /// Every port whose frames programs of ours forward, with its pod.
     pub fn accelerated_ports(&self) -> impl Iterator<Item = (&Pod, &Port)> {
         self.ports().filter(|(_, port)| self.path(port).kind.is_accelerated())
     }
@@ -590,7 +601,7 @@ impl Topology {
     /// Whether programs of ours are in it at all.
     #[must_use]
     pub fn has_programs(&self) -> bool {
-        self.paths.iter().any(|path| path.kind.is_accelerated() || path.is_guarded())
+        self.paths.iter().any(|path| path.is_counted() || path.is_guarded())
     }
 
     /// The ports of a path, with their pods.
@@ -854,6 +865,12 @@ impl Topology {
 }
 
 impl Path {
+    /// Whether programs of ours see its frames.
+    #[must_use]
+    pub const fn is_counted(&self) -> bool {
+        self.counters || self.kind.is_accelerated()
+    }
+
     /// Whether pods leave it by the host's routing.
     #[must_use]
     pub const fn is_routed(&self) -> bool {

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     datapath::{
         Datapath, Hook, INGRESS, Redirect, XDP,
-        attach::{Attached, attached_by},
+        attach::{Attached, attached_by, has_counter},
         pins::Pins,
     },
     net::{
@@ -496,22 +496,33 @@ impl Look<'_> {
                 self.note(fault, what);
             }
         }
-        for (pod, port) in topology.accelerated_ports() {
+        for (pod, port) in topology.counted_ports() {
             let of = || (pod.name.clone(), port.name.clone());
             let (of_pod, of_port) = of();
             let is_whole = !self.has(&Fault::Namespace(of_pod.clone()))
                 && !self.has(&Fault::Pair(of_pod.clone(), of_port.clone()));
+            let is_accelerated = topology.path(port).kind.is_accelerated();
+            let hook = selection.hook_of(is_accelerated);
+            if port.host_link.is_empty() {
+                if is_whole
+                    && self.sees_pods
+                    && let Some(what) = self.uncounted(pod, port, hook).await
+                {
+                    self.note(Fault::Program(of_pod, of_port), what);
+                }
+                continue;
+            }
             let Some(link) = self.links.get(port.host_link.as_str()).copied().filter(|_| is_whole) else {
                 continue;
             };
-            if let Some(what) = self.detached(link, selection.hook).await? {
+            if let Some(what) = self.detached(link, hook).await? {
                 let (pod, port) = of();
                 self.note(Fault::Program(pod, port), what);
             }
             if !self.is_registered(&datapath, port, link) {
                 let what = format!("the maps do not know {} as it is", port.host_link);
                 self.note(Fault::Maps(of_pod, of_port), what);
-            } else if selection.redirect == Redirect::Peer && !selection.hook.is_xdp() {
+            } else if is_accelerated && selection.redirect == Redirect::Peer && !hook.is_xdp() {
                 match self.redirect(&datapath, pod, port, link).await {
                     Ok(None) => {}
                     Ok(Some(drift)) => self.drift.push(drift),
@@ -536,6 +547,24 @@ impl Look<'_> {
             return Ok(None);
         }
         Ok(Some(format!("our program is not on {name} by {hook} any more")))
+    }
+
+    /// The same for what counts at a pod's end.
+    async fn uncounted(&self, pod: &Pod, port: &Port, hook: Hook) -> Option<String> {
+        let pin = self.pins.inner_link(&pod.name, &port.name);
+        if hook.is_pinned() && !pin.exists() {
+            return Some(format!("the pin {} is gone", pin.display()));
+        }
+        let look = async {
+            let namespace = Netns::open(&pod.namespace)?;
+            let link = namespace.netlink()?.link(&port.name).await?;
+            Ok(has_counter(&namespace, &link, hook).await?)
+        };
+        match look.await {
+            Ok(true) => None,
+            Ok(false) => Some(format!("our program is not on {}/{} by {hook} any more", pod.name, port.name)),
+            Err(error) => Some(unseen(pod, port, &error)),
+        }
     }
 
     /// Whether the maps say of a port what they should, but for how frames reach it.

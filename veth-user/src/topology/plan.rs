@@ -406,9 +406,10 @@ impl<'a> Difference<'a> {
     fn maps_and_attachments(&self, ports: &[Change<'_>]) -> Vec<Step> {
         let Self { declared, made, observed, .. } = self;
         let mut steps = Vec::new();
-        let is_accelerated = |change: &Change<'_>| change.path().kind.is_accelerated();
+        let is_counted = |change: &Change<'_>| change.path().is_counted();
         let is_registered = |change: &&Change<'_>| {
-            is_accelerated(change)
+            is_counted(change)
+                && !change.port.host_link.is_empty()
                 && (change.is_new()
                     || change.is_registered_otherwise(made, declared)
                     || self.has_new_peer(change)
@@ -416,7 +417,7 @@ impl<'a> Difference<'a> {
         };
         steps.extend(each(ports, is_registered, |pod, port| Step::Register { pod, port }));
         let is_attached = |change: &&Change<'_>| {
-            is_accelerated(change) && (change.is_new() || change.has(observed, Fault::Program))
+            is_counted(change) && (change.is_new() || change.has(observed, Fault::Program))
         };
         steps.extend(each(ports, is_attached, |pod, port| Step::Attach { pod, port }));
         steps.extend(ports.iter().filter(|change| !change.is_new()).filter_map(|change| {
@@ -608,6 +609,7 @@ fn is_same_port((made, old): (&Topology, &Port), (declared, new): (&Topology, &P
         && before.name == after.name
         && before.kind == after.kind
         && before.queues == after.queues
+        && before.is_counted() == after.is_counted()
         && domain(before) == domain(after)
         && made.port_group(old) == declared.port_group(new)
         && peer(made, old) == peer(declared, new)

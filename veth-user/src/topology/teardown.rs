@@ -102,7 +102,7 @@ pub(super) async fn teardown(
     let name = &record.topology.name;
     // Another boot: the kernel objects are gone, and equal names now belong to somebody else.
     let same_boot = !matches!(record.is_from_another_boot(), Ok(true));
-    let ports = record.topologies().map(|topology| topology.accelerated_ports().count()).max().unwrap_or(0);
+    let ports = record.topologies().map(|topology| topology.counted_ports().count()).max().unwrap_or(0);
     let mut errors: Vec<Error> = hurry(roots, ports).err().into_iter().collect();
     progress.start(3 + record.topologies().map(|topology| topology.pods.len()).sum::<usize>());
     if record.topologies().any(Topology::has_ovs) {

@@ -321,7 +321,7 @@ pub async fn up(
     log::info!("{}", selection.why);
     let record = Record::new(topology, Netns::current()?.inode()?, selection)?;
     let mut record = Record { capacity: datapath::capacity(record.topology.slot_count()), ..record };
-    if record.selection.hook.is_xdp() && record.topology.has_programs() {
+    if record.selection.hook.is_xdp() && record.topology.accelerated_ports().next().is_some() {
         progress.note(&features::XDP_WARNING);
     }
     let made = match prepare(roots, &record) {
@@ -417,7 +417,7 @@ async fn change(
 fn select(topology: &Topology) -> Result<Selection, Error> {
     let wish = Wish { hook: topology.hook.into(), redirect: topology.redirect.into() };
     let abilities = Abilities::probe()?;
-    let selection = probe::select(wish, abilities, topology.accelerated_ports().count())?;
+    let selection = probe::select(wish, abilities, topology.counted_ports().count())?;
     check_paths(topology, selection.hook)?;
     Ok(selection)
 }

@@ -224,6 +224,9 @@ pub(super) struct Path {
     /// Whether frames with a source address that is not their port's are dropped. Only on switches and wires, where
     /// programs of ours see every frame.
     pub(super) spoof_check: Option<At<bool>>,
+    /// Whether `veth stats` shows what every port sends and receives. On switches and wires it always does; on other
+    /// paths a program is attached for it that leaves every frame alone. Changing it makes the ports anew.
+    pub(super) counters: Option<At<bool>>,
     /// Whether pods know each other's Ethernet addresses without asking: no ARP, no neighbour discovery. Not on a
     /// routed path, where pods are no neighbours.
     pub(super) neighbours: Option<At<bool>>,

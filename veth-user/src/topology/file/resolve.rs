@@ -1128,6 +1128,7 @@ impl<'d> Resolver<'d> {
             let is_set = |wish: &Option<At<bool>>| wish.as_ref().is_some_and(|wish| *wish.get());
             made.outside = is_set(&spec.outside);
             made.spoof_check = is_set(&spec.spoof_check);
+            made.counters = is_set(&spec.counters);
             made.neighbours = is_set(&spec.neighbours);
             made.tune.big_tcp = spec.tune.big_tcp.or(document.tune.big_tcp).unwrap_or_default();
             made.tune.gro = spec.tune.gro.or(document.tune.gro).unwrap_or_default();

@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand, which parses its arguments, calls the library and prints.
 
+mod bench;
 mod check;
 mod doctor;
 mod down;
@@ -35,7 +36,8 @@ Exit codes:
   0    done
   1    could not be done; the reason is on standard error, and nothing half-done is left
   2    the command line cannot be understood
-  3    `run`, `check --live`: it is up, but a ping or a transfer failed
+  3    `run`, `check --live`, `bench`: it is up, but a ping, a transfer or a sample failed
+  4, 5   `bench compare`: a path is slower than it was; it cannot be told
   10, 11  `doctor`: something could be better or cannot be seen; something does not work
   101  a bug in veth (`run` has cleaned up all the same)
   126, 127, or the command's own  `exec`: could not be started, was not found, or how it ended
@@ -92,6 +94,7 @@ enum Command {
     Show(show::Args),
     Exec(exec::Args),
     Stats(stats::Args),
+    Bench(bench::Args),
     Doctor(doctor::Args),
 }
 
@@ -115,6 +118,8 @@ pub fn main() -> ExitCode {
         // Becomes another process: no runtime, no threads.
         Command::Exec(args) => exec::main(&args, &roots),
         Command::Show(args) => show::main(&args, &roots),
+        // Moves to another host first, before there are threads.
+        Command::Bench(args) => bench::main(args),
         Command::Run(args) => block_on(run::main(args, &roots)),
         Command::Init(args) => init::main(&args),
         Command::Check(args) => block_on(check::main(args, &roots)),

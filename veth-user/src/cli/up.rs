@@ -111,6 +111,21 @@ fn listen() -> Result<[tokio::signal::unix::Signal; 3]> {
     Ok([listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?, listen(SignalKind::hangup())?])
 }
 
+/// Does something to its end, which a signal makes come earlier: `stop` tells it to.
+pub(super) async fn stoppable<T>(
+    work: impl Future<Output = T>,
+    stop: impl FnOnce(),
+) -> Result<(T, Option<Signal>)> {
+    let mut work = std::pin::pin!(work);
+    match interruptible(work.as_mut()).await? {
+        Ended::By(result) => Ok((result, None)),
+        Ended::Signal(signal) => {
+            stop();
+            Ok((uninterrupted(work).await?, Some(signal)))
+        }
+    }
+}
+
 /// Does something until it ends or a signal asks to. What is dropped half-way must be repaired by the caller.
 pub(super) async fn interruptible<T>(work: impl Future<Output = T>) -> Result<Ended<T>> {
     let [mut interrupt, mut terminate, mut hang_up] = listen()?;

@@ -1,0 +1,239 @@
+//! `veth bench`: paths between two pods measured side by side, in interleaved rounds, with what is uncertain.
+
+pub mod compare;
+mod cpu;
+pub mod host;
+mod report;
+mod run;
+pub mod spec;
+mod stage;
+pub mod statistics;
+mod workload;
+
+use std::{
+    io,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+pub use self::report::{CellResult, Document, SCHEMA, html, table};
+use self::{
+    report::Context,
+    run::{Contestant, Watch},
+    spec::{Base, Cell, PathSpec, usual_cells},
+};
+use crate::{datapath, net, state, topology};
+
+/// How often the bar moves.
+const TICK: Duration = Duration::from_millis(250);
+
+/// Why nothing could be measured.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The throw-away host could not be made.
+    #[error("{action} (this needs root)")]
+    Host {
+        /// What was being done.
+        action: &'static str,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel's accounting could not be read.
+    #[error("read what the CPUs do")]
+    Accounting(#[source] io::Error),
+    /// A path that was asked for cannot be made.
+    #[error("the path {path} cannot be measured: {why}")]
+    Path {
+        /// The path.
+        path: String,
+        /// Why not.
+        why: String,
+    },
+    /// A mistake in this program: a path is declared by what is no topology.
+    #[error("the topology of a path is wrong: {0}")]
+    Declaration(String),
+    /// A mistake in this program: histograms of different kinds.
+    #[error("times of transactions do not add up")]
+    Histogram,
+    /// From the operating system's edge.
+    #[error(transparent)]
+    Net(#[from] net::Error),
+    /// From the eBPF edge.
+    #[error(transparent)]
+    Datapath(#[from] datapath::Error),
+    /// From the topology.
+    #[error(transparent)]
+    Topology(#[from] topology::Error),
+}
+
+/// What is measured, and how.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The paths that were named. All, without those that are not there, if none was.
+    pub paths: Vec<PathSpec>,
+    /// The workloads.
+    pub cells: Vec<Cell>,
+    /// Pairs of ends at the same time.
+    pub pairs: usize,
+    /// Whether addresses are of IPv4, or of IPv6.
+    pub is_v4: bool,
+    /// Whether each path is also measured with merged frames of 192 KiB.
+    pub big_tcp: bool,
+    /// What decides the order of everything.
+    pub seed: u64,
+    /// The command line, for the report.
+    pub command: Vec<String>,
+}
+
+impl Plan {
+    /// What is measured without being asked.
+    #[must_use]
+    pub fn usual(quick: bool) -> Self {
+        Self {
+            paths: Vec::new(),
+            cells: usual_cells(quick),
+            pairs: 1,
+            is_v4: true,
+            big_tcp: false,
+            seed: fastrand::u64(..),
+            command: Vec::new(),
+        }
+    }
+}
+
+/// The paths of a run in which none was named, and whether their absence is an error.
+fn wanted(plan: &Plan) -> Vec<(PathSpec, bool)> {
+    let usual = [
+        Base::Loopback,
+        Base::Direct,
+        Base::NullRedirect,
+        Base::Wire,
+        Base::Switch,
+        Base::Bridge,
+        Base::Route,
+        Base::Macvlan,
+        Base::Ovs,
+    ];
+    let mut wanted: Vec<(PathSpec, bool)> = plan.paths.iter().map(|spec| (*spec, true)).collect();
+    if wanted.is_empty() {
+        wanted = usual.into_iter().map(|base| (PathSpec::from(base), false)).collect();
+        let xdp = PathSpec { hook: topology::model::HookWish::Xdp, ..PathSpec::from(Base::Switch) };
+        wanted.insert(5, (xdp, false));
+    } else if !plan.paths.iter().any(|spec| *spec == PathSpec::from(Base::Direct)) {
+        // What all are compared with.
+        wanted.insert(0, (PathSpec::from(Base::Direct), true));
+    }
+    if plan.big_tcp {
+        let tunable = |spec: &PathSpec| !matches!(spec.base, Base::Loopback | Base::Macvlan | Base::Ovs);
+        let twins: Vec<_> = wanted
+            .iter()
+            .filter(|(spec, _)| tunable(spec) && !spec.big_tcp)
+            .map(|(spec, is_named)| (PathSpec { big_tcp: true, ..*spec }, *is_named))
+            .collect();
+        wanted.extend(twins);
+    }
+    let mut once: Vec<(PathSpec, bool)> = Vec::new();
+    for (spec, is_named) in wanted {
+        if !once.iter().any(|(other, _)| *other == spec) {
+            once.push((spec, is_named));
+        }
+    }
+    once
+}
+
+/// Makes the paths, measures them, and says what came of it. Must be called on a throw-away host
+/// ([`host::enter`]), within a tokio runtime. `stop` ends it early, with what there is by then.
+///
+/// # Errors
+///
+/// When a path that was named cannot be made, or the machine cannot be looked at.
+pub async fn bench(plan: &Plan, stop: &'static AtomicBool) -> Result<Document, Error> {
+    let roots = state::Roots { state: state::DEFAULT_STATE_DIR.into(), pins: state::DEFAULT_PIN_DIR.into() };
+    let netlink = net::Netlink::open()?;
+    netlink.set_up(netlink.link("lo").await?.index).await?;
+    let (mut contestants, mut skipped) = (Vec::new(), Vec::new());
+    for (number, (spec, is_named)) in (1..).zip(wanted(plan)) {
+        match stage::build(&roots, &spec, number, plan.is_v4).await {
+            Ok(stage) => contestants.push(Contestant {
+                name: spec.to_string(),
+                what: spec.base.what(),
+                stage,
+                has_helpers: spec.base == Base::Ovs,
+            }),
+            Err(error) if is_named => {
+                return Err(Error::Path { path: spec.to_string(), why: words(&error) });
+            }
+            Err(error) => skipped.push((spec.to_string(), words(&error))),
+        }
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+    }
+    let context = Context::new(plan, &contestants, skipped)?;
+    let cpus = cpu::allowed().map_err(Error::Accounting)?;
+    let (cells, pairs, seed) = (plan.cells.clone(), plan.pairs, plan.seed);
+    let measured = tokio::task::spawn_blocking(move || {
+        let bar = Bar::new();
+        let results = run::measure(&contestants, &cells, (pairs, seed), &cpus, stop, &bar);
+        (results, contestants)
+    });
+    let (results, contestants) = measured.await.map_err(|error| Error::Accounting(io::Error::other(error)))?;
+    let document = report::document(&context, plan, &contestants, &results?);
+    drop(contestants);
+    end(&roots).await;
+    Ok(document)
+}
+
+/// Everything ends with the throw-away host, except for what runs as a process of its own.
+async fn end(roots: &state::Roots) {
+    for topology in roots.names().unwrap_or_default() {
+        if let Err(error) = topology::down(roots, &topology, &stage::Quiet).await {
+            log::warn!("take down {topology}: {}", words(&error));
+        }
+    }
+}
+
+fn words(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        text += &format!(": {source}");
+        cause = source.source();
+    }
+    text
+}
+
+/// A bar with the time that is left, on a terminal.
+struct Bar(ProgressBar);
+
+impl Bar {
+    fn new() -> Self {
+        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+        if let Ok(style) = ProgressStyle::with_template("{bar:30} {percent:>3} %  {eta} left  {wide_msg}") {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(TICK);
+        Self(bar)
+    }
+}
+
+impl Watch for Bar {
+    fn begin(&self, total: Duration) {
+        self.0.set_length(u64::try_from(total.as_millis()).unwrap_or(u64::MAX));
+    }
+
+    fn sample(&self, what: &str) {
+        self.0.set_message(what.to_owned());
+    }
+
+    fn took(&self, time: Duration) {
+        self.0.inc(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+    }
+
+    fn end(&self) {
+        self.0.finish_and_clear();
+    }
+}

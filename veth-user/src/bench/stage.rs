@@ -1,0 +1,202 @@
+//! Where traffic goes: every path is made once, on a throw-away host, before anything is measured.
+
+use std::{
+    cell::Cell,
+    fmt::Display,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
+
+use clap::ValueEnum as _;
+use veth_common::Mac;
+
+use super::{
+    Error,
+    spec::{Base, PathSpec},
+    workload::{End, Ends},
+};
+use crate::{
+    datapath::NullRedirect,
+    net::{
+        Netlink, Netns,
+        address::Cidr,
+        link::{Macvlan, Pair},
+        sysctl,
+    },
+    state::Roots,
+    topology::{self, Progress, Topology, file},
+};
+
+/// A path that is ready for traffic.
+pub(super) struct Stage {
+    pub(super) ends: Ends,
+    /// What programs are on it, and where, in words.
+    pub(super) hook: Option<String>,
+    /// How it is declared, where veth made it.
+    pub(super) declaration: Option<String>,
+    /// What must live as long as the path is used.
+    _null: Option<NullRedirect>,
+}
+
+/// Says nothing: making a path takes a moment.
+pub(super) struct Quiet;
+
+impl Progress for Quiet {
+    fn start(&self, _total: usize) {}
+    fn step(&self, what: &dyn Display) {
+        log::debug!("{what}");
+    }
+    fn note(&self, what: &dyn Display) {
+        log::info!("{what}");
+    }
+    fn finish(&self) {}
+}
+
+/// Makes the path that is measured as the `number`th.
+pub(super) async fn build(roots: &Roots, spec: &PathSpec, number: u8, is_v4: bool) -> Result<Stage, Error> {
+    match spec.base {
+        Base::Loopback => loopback(is_v4).await,
+        Base::Macvlan => macvlan(number, is_v4).await,
+        Base::NullRedirect => {
+            let mut stage = declared(roots, spec, number, 2, is_v4).await?;
+            let netlink = Netlink::open()?;
+            let record = topology::record(roots, &topology_name(number))?;
+            let topology = &record.topology;
+            let links: Vec<&str> = topology.ports().map(|(_, port)| port.host_link.as_str()).collect();
+            let mut null = NullRedirect::default();
+            for (from, to) in [(0, 1), (1, 0)] {
+                let target = netlink.link(links[to]).await?.index;
+                let from = netlink.link(links[from]).await?;
+                null.attach(&netlink, record.selection.bridge_hook, &from, target).await?;
+            }
+            stage.hook = Some("one bpf_redirect_peer, nothing counted".to_owned());
+            stage._null = Some(null);
+            Ok(stage)
+        }
+        _ => declared(roots, spec, number, 2, is_v4).await,
+    }
+}
+
+fn topology_name(number: u8) -> String {
+    format!("bench{number}")
+}
+
+/// The text of a topology file.
+pub(super) fn declaration(spec: &PathSpec, number: u8, pods: usize) -> String {
+    let name = topology_name(number);
+    let mut text = format!("name = \"{name}\"\n");
+    let kind = match spec.base {
+        // The same pairs; only the program differs.
+        Base::NullRedirect => "wire",
+        base => base.name(),
+    };
+    let value = |value: Option<clap::builder::PossibleValue>| {
+        value.map(|value| value.get_name().to_owned()).unwrap_or_default()
+    };
+    if spec.base.is_accelerated() {
+        text += &format!("hook = \"{}\"\n", value(spec.hook.to_possible_value()));
+        text += &format!("redirect = \"{}\"\n", value(spec.redirect.to_possible_value()));
+    }
+    let pods = if pods == 2 { "[\"a\", \"b\"]".to_owned() } else { pods.to_string() };
+    text += &format!(
+        "\n[{kind}.p]\nsubnet = [\"10.{number}.0.0/16\", \"fd00:{number}::/64\"]\npods = {pods}\n"
+    );
+    if spec.base != Base::Route {
+        text += "neighbours = true\n";
+    }
+    if spec.big_tcp {
+        text += "tune = { big_tcp = true }\n";
+    }
+    text
+}
+
+/// A path that veth makes of a file.
+pub(super) async fn declared(
+    roots: &Roots,
+    spec: &PathSpec,
+    number: u8,
+    pods: usize,
+    is_v4: bool,
+) -> Result<Stage, Error> {
+    let text = declaration(spec, number, pods);
+    let topology = file::parse("bench.toml", &text).map_err(|error| Error::Declaration(error.to_string()))?;
+    topology::up(roots, &topology, &Quiet, &Cell::new(false)).await?;
+    let record = topology::record(roots, &topology.name)?;
+    let selection = &record.selection;
+    let forwards = record.topology.accelerated_ports().next().is_some();
+    let hook = forwards.then(|| format!("{} + {}", selection.hook, selection.redirect));
+    Ok(Stage { ends: ends(&topology, is_v4)?, hook, declaration: Some(text), _null: None })
+}
+
+/// The first pod begins, and the last answers.
+fn ends(topology: &Topology, is_v4: bool) -> Result<Ends, Error> {
+    let pods = [topology.pods.first(), topology.pods.last()];
+    let [Some(first), Some(last)] = pods else {
+        return Err(Error::Declaration("there are no pods".to_owned()));
+    };
+    let end = |pod: &topology::Pod| {
+        let address = pod.ports.iter().flat_map(|port| &port.addresses);
+        let address = address.map(|cidr| cidr.address).find(|address| address.is_ipv4() == is_v4);
+        let address = address.ok_or_else(|| Error::Declaration(format!("{} has no address", pod.name)))?;
+        Ok::<_, Error>(End { namespace: Arc::new(Netns::open(&pod.namespace)?), address })
+    };
+    Ok([end(first)?, end(last)?])
+}
+
+/// A namespace of its own, and a netlink socket in it.
+fn namespace() -> Result<(Netns, Netlink), Error> {
+    let runtime = tokio::runtime::Handle::current();
+    Ok(Netns::anonymous(move || {
+        let _entered = runtime.enter();
+        sysctl::disable_dad()?;
+        Netlink::open()
+    })?)
+}
+
+async fn loopback(is_v4: bool) -> Result<Stage, Error> {
+    let (namespace, netlink) = namespace()?;
+    netlink.set_up(netlink.link("lo").await?.index).await?;
+    let address = if is_v4 { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+    let end = End { namespace: Arc::new(namespace), address };
+    Ok(Stage { ends: [end.clone(), end], hook: None, declaration: None, _null: None })
+}
+
+/// Two pods that hang on one end of a veth pair that nobody else uses.
+async fn macvlan(number: u8, is_v4: bool) -> Result<Stage, Error> {
+    let host = Netlink::open()?;
+    let mac = |place: u8| Mac::new([2, 0x6d, 0x76, number, 0, place]);
+    let names = [format!("mv{number}"), format!("mv{number}-end")];
+    let [parent, other] = [0, 1].map(|place: u8| crate::net::link::End {
+        name: &names[usize::from(place)],
+        mac: mac(place),
+    });
+    host.add_pair(&Pair { host: parent, pod: other, namespace: None, mtu: 1_500, group: 0, queues: 1 }).await?;
+    for name in &names {
+        host.set_up(host.link(name).await?.index).await?;
+    }
+    let lower = host.link(&names[0]).await?.index;
+    let addresses = [1_u8, 2].map(|pod| -> [IpAddr; 2] {
+        [
+            Ipv4Addr::new(10, number, 0, pod).into(),
+            Ipv6Addr::new(0xfd00, u16::from(number), 0, 0, 0, 0, 0, u16::from(pod)).into(),
+        ]
+    });
+    let mut ends = Vec::new();
+    for (pod, other) in [(0, 1), (1, 0)] {
+        let (namespace, inside) = namespace()?;
+        let place = |pod: usize| mac(if pod == 0 { 2 } else { 3 });
+        host.add_macvlan(&Macvlan { name: "eth0", mac: place(pod), lower, namespace: &namespace }).await?;
+        let link = inside.link("eth0").await?.index;
+        for address in addresses[pod].iter().filter(|address| address.is_ipv4() || sysctl::has_ipv6()) {
+            let prefix = if address.is_ipv4() { 16 } else { 64 };
+            inside.add_address(link, Cidr { address: *address, prefix }).await?;
+        }
+        inside.set_up(link).await?;
+        for address in addresses[other].iter().filter(|address| address.is_ipv4() || sysctl::has_ipv6()) {
+            inside.add_neighbour(link, *address, place(other)).await?;
+        }
+        ends.push(End { namespace: Arc::new(namespace), address: addresses[pod][usize::from(!is_v4)] });
+    }
+    let [a, b] = <[End; 2]>::try_from(ends).map_err(|_| Error::Declaration("two ends".to_owned()))?;
+    Ok(Stage { ends: [a, b], hook: None, declaration: None, _null: None })
+}

@@ -45,6 +45,12 @@ pub fn null_redirect(_ctx: TcContext) -> i32 {
     null::redirect()
 }
 
+/// TC ingress that does nothing: what the hook itself costs.
+#[classifier]
+pub fn null_pass(_ctx: TcContext) -> i32 {
+    null::pass()
+}
+
 /// Lets the kernel lend the helpers that it keeps for GPL-compatible programs.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]

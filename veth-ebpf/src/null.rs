@@ -1,7 +1,7 @@
-//! A program that only redirects. By it is seen what `bpf_redirect_peer` does on the running kernel, and what the
-//! technique costs without looking anything up.
+//! Programs that do the least: one that only redirects, by which is seen what `bpf_redirect_peer` does on the running
+//! kernel and what the technique costs without looking anything up, and one that does nothing.
 
-use aya_ebpf::helpers::bpf_redirect_peer;
+use aya_ebpf::{bindings::tcx_action_base::TCX_NEXT, helpers::bpf_redirect_peer};
 
 use crate::{maps::NULL_TARGET, tc::action};
 
@@ -9,4 +9,9 @@ use crate::{maps::NULL_TARGET, tc::action};
 pub(crate) fn redirect() -> i32 {
     // SAFETY: plain numbers; the kernel looks the interface up.
     action(unsafe { bpf_redirect_peer(NULL_TARGET.load(), 0) })
+}
+
+#[inline(always)]
+pub(crate) const fn pass() -> i32 {
+    TCX_NEXT
 }

@@ -10,6 +10,22 @@ pub fn plain_table(heading: &[&str]) -> Table {
     table
 }
 
+/// An error with its causes, on one line.
+#[must_use]
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        // Transparent errors say the same again.
+        if !words.ends_with(&text) {
+            words = format!("{words}: {text}");
+        }
+        cause = error.source();
+    }
+    words
+}
+
 /// A number with the SI prefix that leaves it between 1 and 1,000.
 #[must_use]
 pub fn si(value: f64) -> String {

@@ -50,7 +50,9 @@ pub fn compare(old: &Document, new: &Document, limit: f64) -> Vec<Change> {
             let of = |cell: &super::report::CellResult, baseline: &str| {
                 Some(ratios(&cell.row(&row.path)?.rates(), &cell.row(baseline)?.rates()))
             };
-            let (Some(then), Some(now)) = (of(before, &old.method.baseline), of(after, baseline)) else { continue };
+            let (Some(then), Some(now)) = (of(before, &old.method.baseline), of(after, baseline)) else {
+                continue;
+            };
             if row.path == *baseline {
                 continue;
             }
@@ -118,7 +120,10 @@ mod tests {
             change: Estimate { median: 1.0, low: 1.0, high: 1.0 },
             verdict,
         };
-        assert_eq!(overall(&[of(Verdict::Pass), of(Verdict::Fail), of(Verdict::Inconclusive)]), Verdict::Fail);
+        assert_eq!(
+            overall(&[of(Verdict::Pass), of(Verdict::Fail), of(Verdict::Inconclusive)]),
+            Verdict::Fail
+        );
         assert_eq!(overall(&[of(Verdict::Pass), of(Verdict::Inconclusive)]), Verdict::Inconclusive);
         assert_eq!(overall(&[of(Verdict::Pass)]), Verdict::Pass);
         assert_eq!(overall(&[]), Verdict::Inconclusive);

@@ -143,10 +143,8 @@ mod tests {
 
     #[test]
     fn own_work_is_not_outside_load_and_that_of_others_is() {
-        let moment = |user, own| Moment {
-            all: Spent { user, ..Spent::default() },
-            own: Duration::from_secs_f64(own),
-        };
+        let moment =
+            |user, own| Moment { all: Spent { user, ..Spent::default() }, own: Duration::from_secs_f64(own) };
         let (spent, outside) = moment(13.0, 3.5).since(&moment(10.0, 1.0));
         assert!((spent.busy() - 3.0).abs() < 1e-9 && (outside - 0.5).abs() < 1e-9);
     }

@@ -15,13 +15,16 @@ use super::Error;
 ///
 /// When we may not.
 pub fn enter() -> Result<(), Error> {
-    let failed = |action: &'static str| move |errno| Error::Host { action, source: std::io::Error::from(errno) };
-    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET).map_err(failed("make namespaces of our own"))?;
+    let failed =
+        |action: &'static str| move |errno| Error::Host { action, source: std::io::Error::from(errno) };
+    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)
+        .map_err(failed("make namespaces of our own"))?;
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none)
         .map_err(failed("keep mounts to ourselves"))?;
     for (kind, place) in [("tmpfs", "/run"), ("sysfs", "/sys"), ("bpf", "/sys/fs/bpf")] {
-        mount(Some(kind), place, Some(kind), MsFlags::empty(), none).map_err(failed("mount what a host has"))?;
+        mount(Some(kind), place, Some(kind), MsFlags::empty(), none)
+            .map_err(failed("mount what a host has"))?;
     }
     Ok(())
 }

@@ -1,8 +1,11 @@
 //! `veth bench`: paths between two pods measured side by side, in interleaved rounds, with what is uncertain.
 
+mod attach;
+mod churn;
 pub mod compare;
 mod cpu;
 pub mod host;
+pub mod prog;
 mod report;
 mod run;
 pub mod spec;
@@ -18,13 +21,16 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-pub use self::report::{CellResult, Document, SCHEMA, html, table};
+pub use self::{
+    attach::Attached,
+    report::{CellResult, Document, SCHEMA, html, table},
+};
 use self::{
     report::Context,
     run::{Contestant, Watch},
     spec::{Base, Cell, PathSpec, usual_cells},
 };
-use crate::{datapath, net, state, topology};
+use crate::{datapath, net, state, text::with_causes, topology};
 
 /// How often the bar moves.
 const TICK: Duration = Duration::from_millis(250);
@@ -44,6 +50,14 @@ pub enum Error {
     /// The kernel's accounting could not be read.
     #[error("read what the CPUs do")]
     Accounting(#[source] io::Error),
+    /// A namespace that was asked for cannot be used.
+    #[error("{name} cannot be measured: {why}")]
+    Attach {
+        /// The namespace.
+        name: String,
+        /// Why not.
+        why: String,
+    },
     /// A path that was asked for cannot be made.
     #[error("the path {path} cannot be measured: {why}")]
     Path {
@@ -82,6 +96,8 @@ pub struct Plan {
     pub is_v4: bool,
     /// Whether each path is also measured with merged frames of 192 KiB.
     pub big_tcp: bool,
+    /// Two namespaces of somebody else, that are measured beside the paths.
+    pub attached: Option<Attached>,
     /// What decides the order of everything.
     pub seed: u64,
     /// The command line, for the report.
@@ -98,6 +114,7 @@ impl Plan {
             pairs: 1,
             is_v4: true,
             big_tcp: false,
+            attached: None,
             seed: fastrand::u64(..),
             command: Vec::new(),
         }
@@ -151,7 +168,7 @@ fn wanted(plan: &Plan) -> Vec<(PathSpec, bool)> {
 ///
 /// When a path that was named cannot be made, or the machine cannot be looked at.
 pub async fn bench(plan: &Plan, stop: &'static AtomicBool) -> Result<Document, Error> {
-    let roots = state::Roots { state: state::DEFAULT_STATE_DIR.into(), pins: state::DEFAULT_PIN_DIR.into() };
+    let roots = roots();
     let netlink = net::Netlink::open()?;
     netlink.set_up(netlink.link("lo").await?.index).await?;
     let (mut contestants, mut skipped) = (Vec::new(), Vec::new());
@@ -159,18 +176,24 @@ pub async fn bench(plan: &Plan, stop: &'static AtomicBool) -> Result<Document, E
         match stage::build(&roots, &spec, number, plan.is_v4).await {
             Ok(stage) => contestants.push(Contestant {
                 name: spec.to_string(),
-                what: spec.base.what(),
+                what: spec.base.what().to_owned(),
                 stage,
-                has_helpers: spec.base == Base::Ovs,
+                has_helpers: spec.base == Base::Ovs || spec.churn,
+                churn: spec.churn.then(|| churn::Churn::new(&roots, &spec, number)),
             }),
             Err(error) if is_named => {
-                return Err(Error::Path { path: spec.to_string(), why: words(&error) });
+                return Err(Error::Path { path: spec.to_string(), why: with_causes(&error) });
             }
-            Err(error) => skipped.push((spec.to_string(), words(&error))),
+            Err(error) => skipped.push((spec.to_string(), with_causes(&error))),
         }
         if stop.load(Ordering::Relaxed) {
             break;
         }
+    }
+    if let Some(Attached { ends, what }) = &plan.attached {
+        let stage = stage::Stage::of(ends.clone());
+        let (name, what) = ("attached".to_owned(), what.clone());
+        contestants.insert(0, Contestant { name, what, stage, has_helpers: false, churn: None });
     }
     let context = Context::new(plan, &contestants, skipped)?;
     let cpus = cpu::allowed().map_err(Error::Accounting)?;
@@ -180,30 +203,26 @@ pub async fn bench(plan: &Plan, stop: &'static AtomicBool) -> Result<Document, E
         let results = run::measure(&contestants, &cells, (pairs, seed), &cpus, stop, &bar);
         (results, contestants)
     });
-    let (results, contestants) = measured.await.map_err(|error| Error::Accounting(io::Error::other(error)))?;
+    let (results, contestants) =
+        measured.await.map_err(|error| Error::Accounting(io::Error::other(error)))?;
     let document = report::document(&context, plan, &contestants, &results?);
     drop(contestants);
     end(&roots).await;
     Ok(document)
 }
 
+/// The folders of a throw-away host.
+fn roots() -> state::Roots {
+    state::Roots { state: state::DEFAULT_STATE_DIR.into(), pins: state::DEFAULT_PIN_DIR.into() }
+}
+
 /// Everything ends with the throw-away host, except for what runs as a process of its own.
 async fn end(roots: &state::Roots) {
     for topology in roots.names().unwrap_or_default() {
         if let Err(error) = topology::down(roots, &topology, &stage::Quiet).await {
-            log::warn!("take down {topology}: {}", words(&error));
+            log::warn!("take down {topology}: {}", with_causes(&error));
         }
     }
-}
-
-fn words(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text += &format!(": {source}");
-        cause = source.source();
-    }
-    text
 }
 
 /// A bar with the time that is left, on a terminal.

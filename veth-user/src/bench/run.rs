@@ -11,11 +11,13 @@ use hdrhistogram::Histogram;
 
 use super::{
     Error,
+    churn::Churn,
     cpu::{Accounting, Spent},
     spec::{Cell, Placement},
     stage::Stage,
-    words, workload::{self, Setting},
+    workload::{self, Setting},
 };
+use crate::text::with_causes;
 
 /// More of a CPU than this for somebody else, and a round is marked and taken again.
 const OUTSIDE_MAX: f64 = 0.08;
@@ -33,10 +35,12 @@ const AGAIN: u32 = 6;
 pub(super) struct Contestant {
     pub(super) name: String,
     /// What it is, in words.
-    pub(super) what: &'static str,
+    pub(super) what: String,
     pub(super) stage: Stage,
-    /// Whether other processes work for it, whose CPU time would look like that of a stranger.
+    /// Whether others work for it, whose CPU time would look like that of a stranger.
     pub(super) has_helpers: bool,
+    /// What goes on while it is measured.
+    pub(super) churn: Option<Churn>,
 }
 
 /// One sample.
@@ -195,7 +199,7 @@ impl Taking<'_> {
             if stop.load(Ordering::Relaxed) {
                 return Ok(Told::ToStop);
             }
-            let Contestant { name, stage, has_helpers, what: _ } = &self.contestants[index];
+            let Contestant { name, stage, has_helpers, churn, what: _ } = &self.contestants[index];
             watch.sample(&format!("{} over {name}", cell.workload.name()));
             let setting = Setting {
                 workload: cell.workload,
@@ -206,7 +210,9 @@ impl Taking<'_> {
             };
             let now = || self.accounting.now().map_err(Error::Accounting);
             let (start, before) = (Instant::now(), now()?);
+            let churning = churn.as_ref().map(Churn::begin);
             let outcome = workload::run(&stage.ends, &setting);
+            drop(churning);
             let (spent, others) = now()?.since(&before);
             let took = start.elapsed();
             watch.took(took);
@@ -222,7 +228,7 @@ impl Taking<'_> {
                 }
                 Err(error) => {
                     let series = self.results.series.entry((block.cell, index)).or_default();
-                    series.failed = Some(words(&error));
+                    series.failed = Some(with_causes(&error));
                     self.failed.insert((block.cell, index));
                 }
             }

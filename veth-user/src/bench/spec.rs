@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::topology::model::{HookWish, RedirectWish};
+use crate::topology::model::{HookWish, RedirectWish, SWITCH_PODS_MAX};
 
 /// What carries the frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum)]
@@ -64,6 +64,12 @@ impl Base {
         }
     }
 
+    /// Whether it takes more than two pods.
+    #[must_use]
+    pub const fn is_for_many(self) -> bool {
+        matches!(self, Self::Switch | Self::Bridge | Self::Route | Self::Ovs)
+    }
+
     /// Whether programs of ours are on it, so that a hook and a redirect can be chosen.
     #[must_use]
     pub const fn is_accelerated(self) -> bool {
@@ -71,7 +77,7 @@ impl Base {
     }
 }
 
-/// A path: `switch`, `switch:clsact`, `switch:tcx:host`, `switch+xdp`, `switch+big-tcp`.
+/// A path: `switch`, `switch:clsact`, `switch:tcx:host`, `switch+xdp`, `switch+big-tcp`, `switch@128`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PathSpec {
     /// What carries the frames.
@@ -82,11 +88,22 @@ pub struct PathSpec {
     pub redirect: RedirectWish,
     /// Whether merged frames may be of 192 KiB.
     pub big_tcp: bool,
+    /// Pods on it, of which the first and the last talk.
+    pub pods: usize,
+    /// Whether pods come and go meanwhile.
+    pub churn: bool,
 }
 
 impl From<Base> for PathSpec {
     fn from(base: Base) -> Self {
-        Self { base, hook: HookWish::Auto, redirect: RedirectWish::Auto, big_tcp: false }
+        Self {
+            base,
+            hook: HookWish::Auto,
+            redirect: RedirectWish::Auto,
+            big_tcp: false,
+            pods: 2,
+            churn: false,
+        }
     }
 }
 
@@ -104,7 +121,9 @@ impl fmt::Display for PathSpec {
                 write!(f, ":{}:{}", name(hook.to_possible_value()), name(redirect.to_possible_value()))?;
             }
         }
-        f.write_str(if self.big_tcp { "+big-tcp" } else { "" })
+        f.write_str(if self.big_tcp { "+big-tcp" } else { "" })?;
+        f.write_str(if self.churn { "+churn" } else { "" })?;
+        if self.pods == 2 { Ok(()) } else { write!(f, "@{}", self.pods) }
     }
 }
 
@@ -112,18 +131,26 @@ impl FromStr for PathSpec {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        let (text, pods) = match text.split_once('@') {
+            Some((text, pods)) => {
+                let known = pods.parse().ok().filter(|pods| (2..=SWITCH_PODS_MAX).contains(pods));
+                let wrong = || format!("`{pods}` is no number of pods: use 2 to {SWITCH_PODS_MAX}");
+                (text, known.ok_or_else(wrong)?)
+            }
+            None => (text, 2),
+        };
         let mut parts = text.split('+');
         let mut words = parts.next().unwrap_or_default().split(':');
         let base = words.next().unwrap_or_default();
         let base = Base::from_str(base, false).map_err(|_| {
             let known: Vec<&str> = Base::value_variants().iter().map(|base| base.name()).collect();
-            let nearest = known.iter().max_by(|a, b| {
-                strsim::jaro_winkler(a, base).total_cmp(&strsim::jaro_winkler(b, base))
-            });
+            let nearest = known
+                .iter()
+                .max_by(|a, b| strsim::jaro_winkler(a, base).total_cmp(&strsim::jaro_winkler(b, base)));
             let hint = nearest.map(|name| format!("did you mean `{name}`? ")).unwrap_or_default();
             format!("there is no path `{base}`; {hint}There are: {}", known.join(", "))
         })?;
-        let mut spec = Self::from(base);
+        let mut spec = Self { pods, ..Self::from(base) };
         if let Some(hook) = words.next() {
             spec.hook = HookWish::from_str(hook, false)
                 .map_err(|_| format!("`{hook}` is no hook: use tcx, clsact, xdp or xdp-generic"))?;
@@ -139,15 +166,25 @@ impl FromStr for PathSpec {
             match part {
                 "xdp" => spec.hook = HookWish::Xdp,
                 "big-tcp" => spec.big_tcp = true,
-                other => return Err(format!("`+{other}` is unknown: use +xdp or +big-tcp")),
+                "churn" => spec.churn = true,
+                other => return Err(format!("`+{other}` is unknown: use +xdp, +big-tcp or +churn")),
             }
         }
         let is_chosen = (spec.hook, spec.redirect) != (HookWish::Auto, RedirectWish::Auto);
         if is_chosen && !base.is_accelerated() {
-            return Err(format!("`{}` has no hook to choose: no program of veth forwards on it", base.name()));
+            return Err(format!(
+                "`{}` has no hook to choose: no program of veth forwards on it",
+                base.name()
+            ));
         }
         if spec.big_tcp && matches!(base, Base::Loopback | Base::Macvlan | Base::Ovs) {
             return Err(format!("`{}` is not tuned by veth, so there is no `+big-tcp` of it", base.name()));
+        }
+        if (spec.pods != 2 || spec.churn) && !base.is_for_many() {
+            return Err(format!(
+                "`{}` connects two pods, not more: use switch, bridge, route or ovs",
+                base.name()
+            ));
         }
         Ok(spec)
     }
@@ -304,6 +341,13 @@ pub fn usual_cells(quick: bool) -> Vec<Cell> {
     ]
 }
 
+/// A workload that is measured for what it says of something else: one cell.
+#[must_use]
+pub const fn single_cell(rounds: u32, duration: Duration) -> Cell {
+    let workload = Workload::TcpRr;
+    Cell { workload, placement: Placement::One, size: workload.usual_size(), rounds, duration }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -311,8 +355,19 @@ mod tests {
     #[test]
     fn a_path_is_written_as_it_is_read() {
         for text in [
-            "loopback", "direct", "null-redirect", "wire", "switch", "switch+xdp", "switch:clsact",
-            "switch:tcx:host", "wire:xdp:devmap", "bridge+big-tcp", "switch:tcx:peer+big-tcp",
+            "loopback",
+            "direct",
+            "null-redirect",
+            "wire",
+            "switch",
+            "switch+xdp",
+            "switch:clsact",
+            "switch:tcx:host",
+            "wire:xdp:devmap",
+            "bridge+big-tcp",
+            "switch:tcx:peer+big-tcp",
+            "bridge@16",
+            "switch+xdp+big-tcp+churn@1000",
         ] {
             assert_eq!(text.parse::<PathSpec>().unwrap().to_string(), text);
         }
@@ -329,6 +384,9 @@ mod tests {
             ("switch+fast", "is unknown"),
             ("bridge:tcx", "has no hook to choose"),
             ("loopback+big-tcp", "not tuned by veth"),
+            ("switch@1", "no number of pods"),
+            ("wire@3", "two pods, not more"),
+            ("direct+churn", "two pods, not more"),
             ("", "there is no path"),
         ] {
             let error = text.parse::<PathSpec>().unwrap_err();

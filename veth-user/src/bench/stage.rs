@@ -2,7 +2,7 @@
 
 use std::{
     cell::Cell,
-    fmt::Display,
+    fmt::{Display, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
 };
@@ -34,8 +34,18 @@ pub(super) struct Stage {
     pub(super) hook: Option<String>,
     /// How it is declared, where veth made it.
     pub(super) declaration: Option<String>,
-    /// What must live as long as the path is used.
-    _null: Option<NullRedirect>,
+    /// Programs that end when they are dropped.
+    programs: Option<NullRedirect>,
+}
+
+/// Up to so many pods know each other beforehand.
+const NEIGHBOURS_MAX: usize = 64;
+
+impl Stage {
+    /// What somebody else made.
+    pub(super) const fn of(ends: Ends) -> Self {
+        Self { ends, hook: None, declaration: None, programs: None }
+    }
 }
 
 /// Says nothing: making a path takes a moment.
@@ -58,7 +68,7 @@ pub(super) async fn build(roots: &Roots, spec: &PathSpec, number: u8, is_v4: boo
         Base::Loopback => loopback(is_v4).await,
         Base::Macvlan => macvlan(number, is_v4).await,
         Base::NullRedirect => {
-            let mut stage = declared(roots, spec, number, 2, is_v4).await?;
+            let mut stage = declared(roots, spec, number, is_v4).await?;
             let netlink = Netlink::open()?;
             let record = topology::record(roots, &topology_name(number))?;
             let topology = &record.topology;
@@ -70,10 +80,10 @@ pub(super) async fn build(roots: &Roots, spec: &PathSpec, number: u8, is_v4: boo
                 null.attach(&netlink, record.selection.bridge_hook, &from, target).await?;
             }
             stage.hook = Some("one bpf_redirect_peer, nothing counted".to_owned());
-            stage._null = Some(null);
+            stage.programs = Some(null);
             Ok(stage)
         }
-        _ => declared(roots, spec, number, 2, is_v4).await,
+        _ => declared(roots, spec, number, is_v4).await,
     }
 }
 
@@ -94,14 +104,17 @@ pub(super) fn declaration(spec: &PathSpec, number: u8, pods: usize) -> String {
         value.map(|value| value.get_name().to_owned()).unwrap_or_default()
     };
     if spec.base.is_accelerated() {
-        text += &format!("hook = \"{}\"\n", value(spec.hook.to_possible_value()));
-        text += &format!("redirect = \"{}\"\n", value(spec.redirect.to_possible_value()));
+        let hook = value(spec.hook.to_possible_value());
+        let redirect = value(spec.redirect.to_possible_value());
+        let _infallible = writeln!(text, "hook = \"{hook}\"\nredirect = \"{redirect}\"");
     }
     let pods = if pods == 2 { "[\"a\", \"b\"]".to_owned() } else { pods.to_string() };
-    text += &format!(
-        "\n[{kind}.p]\nsubnet = [\"10.{number}.0.0/16\", \"fd00:{number}::/64\"]\npods = {pods}\n"
+    let _infallible = writeln!(
+        text,
+        "\n[{kind}.p]\nsubnet = [\"10.{number}.0.0/16\", \"fd00:{number}::/64\"]\npods = {pods}"
     );
-    if spec.base != Base::Route {
+    // Each of many would have to be told of each.
+    if spec.base != Base::Route && spec.pods <= NEIGHBOURS_MAX && !spec.churn {
         text += "neighbours = true\n";
     }
     if spec.big_tcp {
@@ -115,17 +128,22 @@ pub(super) async fn declared(
     roots: &Roots,
     spec: &PathSpec,
     number: u8,
-    pods: usize,
     is_v4: bool,
 ) -> Result<Stage, Error> {
-    let text = declaration(spec, number, pods);
-    let topology = file::parse("bench.toml", &text).map_err(|error| Error::Declaration(error.to_string()))?;
-    topology::up(roots, &topology, &Quiet, &Cell::new(false)).await?;
+    let text = declaration(spec, number, spec.pods);
+    let topology = bring_up(roots, &text).await?;
     let record = topology::record(roots, &topology.name)?;
     let selection = &record.selection;
     let forwards = record.topology.accelerated_ports().next().is_some();
     let hook = forwards.then(|| format!("{} + {}", selection.hook, selection.redirect));
-    Ok(Stage { ends: ends(&topology, is_v4)?, hook, declaration: Some(text), _null: None })
+    Ok(Stage { ends: ends(&topology, is_v4)?, hook, declaration: Some(text), programs: None })
+}
+
+/// Makes what a text declares, or changes what is there to it.
+pub(super) async fn bring_up(roots: &Roots, text: &str) -> Result<Topology, Error> {
+    let topology = file::parse("bench.toml", text).map_err(|error| Error::Declaration(error.to_string()))?;
+    topology::up(roots, &topology, &Quiet, &Cell::new(false)).await?;
+    Ok(topology)
 }
 
 /// The first pod begins, and the last answers.
@@ -158,7 +176,7 @@ async fn loopback(is_v4: bool) -> Result<Stage, Error> {
     netlink.set_up(netlink.link("lo").await?.index).await?;
     let address = if is_v4 { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
     let end = End { namespace: Arc::new(namespace), address };
-    Ok(Stage { ends: [end.clone(), end], hook: None, declaration: None, _null: None })
+    Ok(Stage { ends: [end.clone(), end], hook: None, declaration: None, programs: None })
 }
 
 /// Two pods that hang on one end of a veth pair that nobody else uses.
@@ -166,11 +184,10 @@ async fn macvlan(number: u8, is_v4: bool) -> Result<Stage, Error> {
     let host = Netlink::open()?;
     let mac = |place: u8| Mac::new([2, 0x6d, 0x76, number, 0, place]);
     let names = [format!("mv{number}"), format!("mv{number}-end")];
-    let [parent, other] = [0, 1].map(|place: u8| crate::net::link::End {
-        name: &names[usize::from(place)],
-        mac: mac(place),
-    });
-    host.add_pair(&Pair { host: parent, pod: other, namespace: None, mtu: 1_500, group: 0, queues: 1 }).await?;
+    let [parent, other] =
+        [0, 1].map(|place: u8| crate::net::link::End { name: &names[usize::from(place)], mac: mac(place) });
+    host.add_pair(&Pair { host: parent, pod: other, namespace: None, mtu: 1_500, group: 0, queues: 1 })
+        .await?;
     for name in &names {
         host.set_up(host.link(name).await?.index).await?;
     }
@@ -198,5 +215,5 @@ async fn macvlan(number: u8, is_v4: bool) -> Result<Stage, Error> {
         ends.push(End { namespace: Arc::new(namespace), address: addresses[pod][usize::from(!is_v4)] });
     }
     let [a, b] = <[End; 2]>::try_from(ends).map_err(|_| Error::Declaration("two ends".to_owned()))?;
-    Ok(Stage { ends: [a, b], hook: None, declaration: None, _null: None })
+    Ok(Stage { ends: [a, b], hook: None, declaration: None, programs: None })
 }

@@ -53,8 +53,7 @@ impl Estimate {
         };
         let ratio = |before: f64, after: f64| (before > 0.0).then(|| after / before);
         let median = ratio(median(before)?, median(after)?)?;
-        let ratios: Vec<f64> =
-            (0..RESAMPLES).filter_map(|_| ratio(draw(before)?, draw(after)?)).collect();
+        let ratios: Vec<f64> = (0..RESAMPLES).filter_map(|_| ratio(draw(before)?, draw(after)?)).collect();
         let tail = (1.0 - CONFIDENCE) / 2.0;
         let ratios = sorted(&ratios);
         Some(Self { median, low: percentile(&ratios, tail)?, high: percentile(&ratios, 1.0 - tail)? })
@@ -89,7 +88,11 @@ fn percentile(sorted: &[f64], share: f64) -> Option<f64> {
     let last = sorted.len().checked_sub(1)?;
     #[expect(clippy::cast_precision_loss, reason = "there are a few thousand values at most")]
     let place = share.clamp(0.0, 1.0) * last as f64;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and the last index")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "between 0 and the last index"
+    )]
     let below = place.floor() as usize;
     let (a, b) = (sorted[below], sorted[(below + 1).min(last)]);
     Some(a + (b - a) * place.fract())

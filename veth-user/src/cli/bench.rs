@@ -17,10 +17,11 @@ use serde::Serialize;
 use super::{block_on, options::period, print, print_json, require_root, up::stoppable};
 use crate::{
     bench::{
-        self, Document, Plan, SCHEMA,
+        self, Attached, Document, Plan, SCHEMA,
         compare::{Change, Verdict, compare, overall},
-        html, host,
-        spec::{Cell, PathSpec, Placement, Workload, usual_cells},
+        host, html,
+        prog::{self, Cost},
+        spec::{Base, Cell, PathSpec, Placement, Workload, single_cell, usual_cells},
         table,
     },
     text::plain_table,
@@ -35,6 +36,17 @@ const ROUNDS: u32 = 5;
 
 /// How long a sample of such takes.
 const SAMPLE: Duration = Duration::from_millis(100);
+
+/// Of `bench scale`.
+const SCALE_ROUNDS: u32 = 100;
+const SCALE_SAMPLE: Duration = Duration::from_millis(20);
+
+/// Of `bench churn`: a sample is long enough for several pods to come and go.
+const CHURN_ROUNDS: u32 = 20;
+const CHURN_SAMPLE: Duration = Duration::from_millis(300);
+
+/// What namespaces of somebody else are compared with, unless something else is said.
+const BESIDE: [Base; 4] = [Base::Loopback, Base::Direct, Base::Switch, Base::Bridge];
 
 /// Set by a signal.
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -65,21 +77,13 @@ pub(super) struct Args {
     #[arg(long = "path", value_name = "PATH,…", value_delimiter = ',')]
     paths: Vec<PathSpec>,
 
-    /// What the ends do [default: all but udp_ndr]
+    /// What the ends do [default: all but `udp_ndr`]
     #[arg(long = "workload", value_name = "WORKLOAD,…", value_delimiter = ',', value_enum)]
     workloads: Vec<Workload>,
 
     /// Where the ends run [default: what suits the workload]
     #[arg(long = "placement", value_name = "PLACEMENT,…", value_delimiter = ',', value_enum)]
     placements: Vec<Placement>,
-
-    /// Rounds of each workload that count [default: 5 to 25]
-    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=10_000))]
-    rounds: Option<u32>,
-
-    /// How long a sample takes [default: 80 ms or 100 ms]
-    #[arg(long = "time", value_name = "TIME", value_parser = period)]
-    duration: Option<Duration>,
 
     /// How much is sent at once, in bytes [default: 1 for request and response, 128 KiB for streams, 64 for datagrams]
     #[arg(long, value_name = "BYTES", value_parser = value_parser!(u32).range(1..=1_000_000))]
@@ -89,21 +93,41 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u16).range(1..=64))]
     pairs: u16,
 
-    /// Over IPv6
-    #[arg(long)]
-    ipv6: bool,
-
     /// Measure each path also with this
     #[arg(long, value_name = "WHAT")]
     tune: Option<Tuning>,
 
-    /// What decides the order of everything [default: at random]
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
-
     /// Below 20 seconds: the most important workloads, in few rounds
     #[arg(long)]
     quick: bool,
+
+    /// Measure also between two namespaces that are there: each a name of `ip netns`, a path, or the number of a
+    /// process in it, as of a container. Nothing in them is changed; the first sends, the second answers
+    #[arg(long, num_args = 2, value_names = ["POD_A", "POD_B"])]
+    attach: Option<Vec<String>>,
+
+    #[command(flatten)]
+    common: Common,
+}
+
+/// What every measurement can be told.
+#[derive(Debug, clap::Args)]
+struct Common {
+    /// Rounds of each workload that count [default: 5 to 25]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=10_000))]
+    rounds: Option<u32>,
+
+    /// How long a sample takes [default: 80 ms or 100 ms]
+    #[arg(long = "time", value_name = "TIME", value_parser = period)]
+    duration: Option<Duration>,
+
+    /// Over IPv6
+    #[arg(long)]
+    ipv6: bool,
+
+    /// What decides the order of everything [default: at random]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
 
     /// Write a report for a browser there
     #[arg(long, value_name = "FILE")]
@@ -123,8 +147,39 @@ enum Tuning {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    Scale(ScaleArgs),
+    Churn(ChurnArgs),
+    Prog(ProgArgs),
     Compare(CompareArgs),
     Schema(SchemaArgs),
+}
+
+/// Say whether request and response become slower with more pods, beside a Linux bridge
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  sudo veth bench scale
+  sudo veth bench scale --pods 2,16 --rounds 200")]
+struct ScaleArgs {
+    /// How many pods are on the switch, and on the bridge
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "2,16,128,1000", value_parser = value_parser!(u16).range(2..=1_000))]
+    pods: Vec<u16>,
+
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Say whether request and response become slower while pods come and go, beside a Linux bridge
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  sudo veth bench churn
+  sudo veth bench churn --pods 64 --json churn.json")]
+struct ChurnArgs {
+    /// How many pods stay
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = value_parser!(u16).range(2..=999))]
+    pods: u16,
+
+    #[command(flatten)]
+    common: Common,
 }
 
 /// Say whether paths are slower than in an earlier report
@@ -155,6 +210,19 @@ struct CompareArgs {
     json: bool,
 }
 
+/// Say how many nanoseconds each program takes, beside one that does nothing
+///
+/// By `BPF_PROG_TEST_RUN`: a million runs at a time on a frame made by hand, the median of nine.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  sudo veth bench prog
+  sudo veth bench prog --json")]
+struct ProgArgs {
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
 /// Print the JSON schema of a report
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -168,12 +236,64 @@ pub(super) fn main(mut args: Args) -> Result<ExitCode> {
             print_json(&schemars::schema_for!(Document))?;
             Ok(ExitCode::SUCCESS)
         }
-        None => measure(&args),
+        Some(Command::Scale(ScaleArgs { pods, common })) => {
+            let pods = pods.iter().map(|pods| usize::from(*pods));
+            let paths = [Base::Switch, Base::Bridge]
+                .into_iter()
+                .flat_map(|base| pods.clone().map(move |pods| PathSpec { pods, ..PathSpec::from(base) }));
+            measure(&common, &preset(&common, paths.collect(), single_cell(SCALE_ROUNDS, SCALE_SAMPLE)))
+        }
+        Some(Command::Churn(ChurnArgs { pods, common })) => {
+            let paths = [Base::Switch, Base::Bridge].into_iter().flat_map(|base| {
+                let quiet = PathSpec { pods: pods.into(), ..PathSpec::from(base) };
+                [quiet, PathSpec { churn: true, ..quiet }]
+            });
+            measure(&common, &preset(&common, paths.collect(), single_cell(CHURN_ROUNDS, CHURN_SAMPLE)))
+        }
+        Some(Command::Prog(args)) => programs(&args),
+        None => measure(&args.common, &plan(&args)?),
     }
 }
 
-fn measure(args: &Args) -> Result<ExitCode> {
-    let plan = plan(args)?;
+fn programs(args: &ProgArgs) -> Result<ExitCode> {
+    require_root("bench prog")?;
+    host::enter().context("make a throw-away host")?;
+    let costs = block_on(Box::pin(prog::costs()))?.context("measure the programs")?;
+    if args.json {
+        print_json(&costs)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut table = plain_table(&["PROGRAM", "FRAME", "ns A RUN", "ABOVE EMPTY"]);
+    for Cost { program, frame, action: _, nanoseconds, above_empty } in costs {
+        let above = above_empty.map_or_else(|| "-".to_owned(), |above| format!("{above:.0}"));
+        table.add_row([program, frame, &format!("{nanoseconds:.0}"), &above]);
+    }
+    for column in table.column_iter_mut().skip(2) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    print(&format!("{}\n", table.trim_fmt()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A plan of one cell.
+fn preset(common: &Common, paths: Vec<PathSpec>, cell: Cell) -> Plan {
+    let Common { rounds, duration, .. } = common;
+    let cell =
+        Cell { rounds: rounds.unwrap_or(cell.rounds), duration: duration.unwrap_or(cell.duration), ..cell };
+    Plan { paths, cells: vec![cell], ..base(common) }
+}
+
+fn base(common: &Common) -> Plan {
+    let usual = Plan::usual(false);
+    Plan {
+        is_v4: !common.ipv6,
+        seed: common.seed.unwrap_or(usual.seed),
+        command: std::env::args().collect(),
+        ..usual
+    }
+}
+
+fn measure(args: &Common, plan: &Plan) -> Result<ExitCode> {
     require_root("bench")?;
     // Before minutes of work, and before the host is left whose paths they are.
     let html = args.html.as_deref().map(create).transpose()?;
@@ -186,7 +306,7 @@ fn measure(args: &Args) -> Result<ExitCode> {
     host::enter().context("make a throw-away host")?;
     block_on(async {
         let (document, signal) =
-            stoppable(bench::bench(&plan, &STOP), || STOP.store(true, Ordering::Relaxed)).await?;
+            stoppable(Box::pin(bench::bench(plan, &STOP)), || STOP.store(true, Ordering::Relaxed)).await?;
         let document = document?;
         let text = serde_json::to_string(&document).context("write JSON")? + "\n";
         match (json, args.json.is_some()) {
@@ -197,7 +317,7 @@ fn measure(args: &Args) -> Result<ExitCode> {
         if let Some((path, file)) = html {
             write(&path, file, &html::render(&document))?;
         }
-        if !args.json.as_deref().is_some_and(|path| path == Path::new("-")) {
+        if args.json.as_deref().is_none_or(|path| path != Path::new("-")) {
             print(&table::render(&document))?;
         }
         let failed = document.results.iter().flat_map(|cell| &cell.rows).any(|row| row.failed.is_some());
@@ -206,15 +326,17 @@ fn measure(args: &Args) -> Result<ExitCode> {
             None if failed => ExitCode::from(super::CHECK_FAILED),
             None => ExitCode::SUCCESS,
         })
-    })
+    })?
 }
 
 /// What the options ask for.
 fn plan(args: &Args) -> Result<Plan> {
-    let Args { workloads, placements, rounds, duration, size, pairs, quick, .. } = args;
+    let Args { workloads, placements, size, pairs, quick, attach, common, .. } = args;
+    let Common { rounds, duration, .. } = common;
     let is_placed = |cell: &Cell| placements.is_empty() || placements.contains(&cell.placement);
     let is_wanted = |cell: &Cell| workloads.is_empty() || workloads.contains(&cell.workload);
-    let mut cells: Vec<Cell> = usual_cells(*quick && workloads.is_empty()).into_iter().filter(is_wanted).collect();
+    let mut cells: Vec<Cell> =
+        usual_cells(*quick && workloads.is_empty()).into_iter().filter(is_wanted).collect();
     let unusual = workloads.iter().filter(|workload| !cells.iter().any(|cell| cell.workload == **workload));
     let unusual: Vec<Cell> = unusual.map(|workload| cell(*workload, Placement::Two)).collect();
     cells.extend(unusual);
@@ -235,7 +357,11 @@ fn plan(args: &Args) -> Result<Plan> {
         cell.duration = duration.unwrap_or(cell.duration);
         cell.size = size.map_or(cell.size, |size| size.try_into().unwrap_or(usize::MAX));
         let is_datagram = matches!(cell.workload, Workload::UdpRr | Workload::UdpPps | Workload::UdpNdr);
-        ensure!(!is_datagram || cell.size <= 65_000, "a datagram of {} bytes is too long: use 65000 or less", cell.size);
+        ensure!(
+            !is_datagram || cell.size <= 65_000,
+            "a datagram of {} bytes is too long: use 65000 or less",
+            cell.size
+        );
         ensure!(
             cell.workload != Workload::UdpNdr || cell.placement == Placement::Two,
             "udp_ndr needs its ends on two CPUs: on one the sender would keep the receiver from receiving"
@@ -244,14 +370,24 @@ fn plan(args: &Args) -> Result<Plan> {
     if cells.is_empty() {
         bail!("no workload is left; see `veth bench --help`");
     }
+    let mut paths = args.paths.clone();
+    let attached = match attach.as_deref() {
+        Some([from, to]) => {
+            require_root("bench")?;
+            if paths.is_empty() {
+                paths = BESIDE.map(PathSpec::from).to_vec();
+            }
+            Some(Attached::find([from, to], !common.ipv6)?)
+        }
+        _ => None,
+    };
     Ok(Plan {
-        paths: args.paths.clone(),
+        paths,
         cells,
         pairs: (*pairs).into(),
-        is_v4: !args.ipv6,
         big_tcp: args.tune == Some(Tuning::BigTcp),
-        seed: args.seed.unwrap_or_else(|| fastrand::u64(..)),
-        command: std::env::args().collect(),
+        attached,
+        ..base(common)
     })
 }
 
@@ -333,7 +469,9 @@ fn describe(changes: &[Change], verdict: Verdict, limit: f64) -> String {
     let words = match verdict {
         Verdict::Pass => format!("No path is below {limit} of what it was."),
         Verdict::Fail => format!("A path is below {limit} of what it was."),
-        Verdict::Inconclusive => format!("It cannot be told whether a path is below {limit}: take more rounds."),
+        Verdict::Inconclusive => {
+            format!("It cannot be told whether a path is below {limit}: take more rounds.")
+        }
     };
     format!("{}\n\n{words}\n", table.trim_fmt())
 }

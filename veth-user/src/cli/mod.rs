@@ -94,7 +94,7 @@ enum Command {
     Show(show::Args),
     Exec(exec::Args),
     Stats(stats::Args),
-    Bench(bench::Args),
+    Bench(Box<bench::Args>),
     Doctor(doctor::Args),
 }
 
@@ -119,16 +119,16 @@ pub fn main() -> ExitCode {
         Command::Exec(args) => exec::main(&args, &roots),
         Command::Show(args) => show::main(&args, &roots),
         // Moves to another host first, before there are threads.
-        Command::Bench(args) => bench::main(args),
-        Command::Run(args) => block_on(run::main(args, &roots)),
+        Command::Bench(args) => bench::main(*args),
+        Command::Run(args) => block_on(run::main(args, &roots)).flatten(),
         Command::Init(args) => init::main(&args),
-        Command::Check(args) => block_on(check::main(args, &roots)),
-        Command::Plan(args) => block_on(plan::main(args, &roots)),
-        Command::Up(args) => block_on(up::main(args, &roots)),
-        Command::Down(args) => block_on(down::main(args, &roots)),
-        Command::Ls(args) => block_on(ls::main(args, &roots)),
-        Command::Stats(args) => block_on(stats::main(args, &roots)),
-        Command::Doctor(args) => block_on(doctor::main(args, &roots)),
+        Command::Check(args) => block_on(check::main(args, &roots)).flatten(),
+        Command::Plan(args) => block_on(plan::main(args, &roots)).flatten(),
+        Command::Up(args) => block_on(up::main(args, &roots)).flatten(),
+        Command::Down(args) => block_on(down::main(args, &roots)).flatten(),
+        Command::Ls(args) => block_on(ls::main(args, &roots)).flatten(),
+        Command::Stats(args) => block_on(stats::main(args, &roots)).flatten(),
+        Command::Doctor(args) => block_on(doctor::main(args, &roots)).flatten(),
     };
     result.unwrap_or_else(|error| {
         if is_broken_pipe(&error) {
@@ -163,7 +163,7 @@ fn command() -> clap::Command {
     with_exit_codes(Cli::command()).mut_subcommands(with_exit_codes)
 }
 
-fn block_on(command: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
+fn block_on<T>(command: impl Future<Output = T>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -171,7 +171,7 @@ fn block_on(command: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode>
     let result = runtime.block_on(command);
     // A check that was interrupted may still wait for its timeout.
     runtime.shutdown_background();
-    result
+    Ok(result)
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

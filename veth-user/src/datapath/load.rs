@@ -21,8 +21,11 @@ pub const XDP: &str = "veth_xdp";
 /// The TC program that only counts, at the other end of a pair.
 pub(super) const COUNT: &str = "veth_count";
 
+/// The TC program that does nothing.
+pub const NULL_PASS: &str = "null_pass";
+
 /// The TC program that only redirects.
-pub(super) const NULL_REDIRECT: &str = "null_redirect";
+pub const NULL_REDIRECT: &str = "null_redirect";
 
 /// The programs that are loaded for a hook. Bridges have no XDP of their own, so XDP brings the TC program with it.
 #[must_use]
@@ -126,15 +129,35 @@ fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<ProgramInfo, Error> {
 ///
 /// When there is no object, or the kernel refuses it.
 pub fn null_redirect(target: u32) -> Result<ProgramFd, Error> {
-    let (_, info) = load_null_redirect(target)?;
-    info.fd().map_err(|source| Error::program(format!("load {NULL_REDIRECT}"), NULL_REDIRECT, source))
+    let ebpf = load_null_redirect(target)?;
+    let info = match ebpf.program(NULL_REDIRECT) {
+        Some(program) => program.info(),
+        None => return Err(Error::NotLoaded),
+    };
+    info.and_then(|info| info.fd())
+        .map_err(|source| Error::program(format!("load {NULL_REDIRECT}"), NULL_REDIRECT, source))
 }
 
-/// The same, with what it was loaded from.
-pub(super) fn load_null_redirect(target: u32) -> Result<(Ebpf, ProgramInfo), Error> {
+/// The same, as a part of the object.
+///
+/// # Errors
+///
+/// When there is no object, or the kernel refuses it.
+pub fn load_null_redirect(target: u32) -> Result<Ebpf, Error> {
     let mut ebpf = load_object(loader()?.override_global("NULL_TARGET", &target, true))?;
-    let info = load_program(&mut ebpf, NULL_REDIRECT)?;
-    Ok((ebpf, info))
+    load_program(&mut ebpf, NULL_REDIRECT)?;
+    Ok(ebpf)
+}
+
+/// Loads the program that does nothing.
+///
+/// # Errors
+///
+/// When there is no object, or the kernel refuses it.
+pub fn null_pass() -> Result<Ebpf, Error> {
+    let mut ebpf = load_object(&mut loader()?)?;
+    load_program(&mut ebpf, NULL_PASS)?;
+    Ok(ebpf)
 }
 
 /// Loads `veth_count` for one end of a pair: what comes in there, `from` a slot, is counted as sent `to` another. It

@@ -20,7 +20,8 @@ use aya::{
 
 pub use hook::{Hook, Place, Redirect};
 pub use load::{
-    INGRESS, LoadOptions, Verified, XDP, capacity, load, null_redirect, programs, verify, verify_xdp_attach,
+    INGRESS, LoadOptions, NULL_PASS, NULL_REDIRECT, Verified, XDP, capacity, load, load_null_redirect,
+    null_pass, null_redirect, programs, verify, verify_xdp_attach,
 };
 pub use maps::{Counters, Datapath};
 pub use null::NullRedirect;
@@ -162,7 +163,7 @@ impl Error {
     }
 
     /// An error about a program, with the verifier's log cut down to the line that matters.
-    fn program(action: String, program: &str, source: ProgramError) -> Self {
+    pub(crate) fn program(action: String, program: &str, source: ProgramError) -> Self {
         match source {
             ProgramError::LoadError { io_error, verifier_log } => {
                 let log = verifier_log.to_string();

@@ -39,7 +39,7 @@ impl NullRedirect {
         let failed = |source| {
             Error::program(format!("attach {NULL_REDIRECT} to {}", link.name), NULL_REDIRECT, source)
         };
-        let (mut ebpf, _) = load_null_redirect(target)?;
+        let mut ebpf = load_null_redirect(target)?;
         let Some(Program::SchedClassifier(program)) = ebpf.program_mut(NULL_REDIRECT) else {
             return Err(Error::NotLoaded);
         };

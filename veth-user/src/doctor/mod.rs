@@ -21,6 +21,7 @@ use crate::{
     net::{self, Netlink, Netns, capability::Capabilities},
     probe,
     state::{self, Roots},
+    text::with_causes,
     topology,
 };
 
@@ -171,25 +172,10 @@ enum Unseen {
 /// Turns an error into a fact. Errors of the eBPF edge carry the system's answer only in words, so these are looked at.
 fn look<T>(result: Result<T, impl std::error::Error + 'static>) -> Look<T> {
     result.map_err(|error| {
-        let words = words(&error);
+        let words = with_causes(&error);
         let denied = ["(os error 1)", "(os error 13)"].iter().any(|code| words.contains(code));
         if denied { Unseen::NotAllowed(words) } else { Unseen::Failed(words) }
     })
-}
-
-/// An error with its causes, in a line.
-fn words(error: &dyn std::error::Error) -> String {
-    let mut words = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let text = error.to_string();
-        // Transparent errors say the same again.
-        if !words.ends_with(&text) {
-            words = format!("{words}: {text}");
-        }
-        cause = error.source();
-    }
-    words
 }
 
 /// Looks at everything; with `fix`, does what is safe and can be taken back, and looks again.
@@ -214,7 +200,7 @@ pub async fn run(roots: &Roots, fix: bool) -> Result<Vec<Finding>, Error> {
     for (before, result) in done {
         let said = match result {
             Ok(()) => format!("was: {}; fixed", before.seen),
-            Err(error) => format!("could not be fixed: {}", words(&error)),
+            Err(error) => format!("could not be fixed: {}", with_causes(&error)),
         };
         let same = |finding: &&mut Finding| finding.id == before.id && finding.subject == before.subject;
         match findings.iter_mut().find(same) {

@@ -22,6 +22,7 @@ use crate::{
     },
     probe::Selection,
     state::{Record, Roots},
+    text::with_causes,
     topology::{
         Topology, features,
         model::{HookWish, RedirectWish},
@@ -110,19 +111,19 @@ pub(super) async fn gather(
         };
         let namespace = Netns::open(&pod.namespace);
         let inside = async {
-            let namespace = namespace.as_ref().map_err(|error| Unseen::Failed(super::words(error)))?;
+            let namespace = namespace.as_ref().map_err(|error| Unseen::Failed(with_causes(error)))?;
             look(async { namespace.netlink()?.link(&port.name).await }.await)
         };
         let inside = inside.await;
         let within = |work: &(dyn Fn() -> Result<u32, Error> + Sync)| -> Look<u32> {
-            let namespace = namespace.as_ref().map_err(|error| Unseen::Failed(super::words(error)))?;
+            let namespace = namespace.as_ref().map_err(|error| Unseen::Failed(with_causes(error)))?;
             look(namespace.run(work).and_then(|result| result))
         };
         let features = match &namespace {
             Ok(namespace) => {
                 look(Ethtool::open_in(namespace).and_then(|ethtool| ethtool.features(&port.name)))
             }
-            Err(error) => Err(Unseen::Failed(super::words(error))),
+            Err(error) => Err(Unseen::Failed(with_causes(error))),
         };
         let rp_filter = within(&|| {
             let value = |link: &str| {

@@ -69,7 +69,12 @@ impl Netns {
         Self::open_path(Path::new("/proc/1/ns/net"))
     }
 
-    fn open_path(path: &Path) -> Result<Self> {
+    /// A namespace by the file that stands for it: below `/run/netns`, or a process' `/proc/PID/ns/net`.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be opened.
+    pub fn open_path(path: &Path) -> Result<Self> {
         match File::open(path) {
             Ok(file) => Ok(Self { file }),
             Err(source) => Err(Error::new(format!("open the network namespace {}", path.display()), source)),

@@ -4,6 +4,7 @@ mod contestant;
 mod host;
 mod kernel;
 mod process;
+mod prog;
 mod report;
 mod up;
 
@@ -17,11 +18,14 @@ use crate::workspace::Workspace;
 pub(crate) enum Benchmark {
     /// How long a topology takes to come and to go: veth, iproute2, the reference CNI plugin, the bare kernel.
     Up(up::Arguments),
+    /// How many nanoseconds each program takes, beside one that does nothing: `veth bench prog`.
+    Prog(prog::Arguments),
 }
 
 /// Measures it.
 pub(crate) fn run(workspace: &Workspace, benchmark: Benchmark) -> Result<()> {
     match benchmark {
         Benchmark::Up(arguments) => up::run(workspace, arguments),
+        Benchmark::Prog(arguments) => prog::run(workspace, &arguments),
     }
 }

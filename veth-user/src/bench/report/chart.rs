@@ -42,7 +42,10 @@ pub(super) const SERIES: [RGBColor; 8] = [
 /// What drawing into a string can fail by: nothing but a mistake.
 type Drawn = Result<(), Box<dyn std::error::Error>>;
 
-fn draw(height: u32, work: impl FnOnce(&DrawingArea<SVGBackend<'_>, plotters::coord::Shift>) -> Drawn) -> String {
+fn draw(
+    height: u32,
+    work: impl FnOnce(&DrawingArea<SVGBackend<'_>, plotters::coord::Shift>) -> Drawn,
+) -> String {
     let mut svg = String::new();
     let done = {
         let area = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
@@ -100,10 +103,8 @@ fn rows(
         let place = |row: usize| count - 1 - i32::try_from(row).unwrap_or_default();
         for row in 0..names.len() {
             for (from, to, colour) in marks(row) {
-                let corners = [
-                    (from, SegmentValue::Exact(place(row))),
-                    (to, SegmentValue::Exact(place(row) + 1)),
-                ];
+                let corners =
+                    [(from, SegmentValue::Exact(place(row))), (to, SegmentValue::Exact(place(row) + 1))];
                 let mut bar = Rectangle::new(corners, SERIES[colour].filled());
                 bar.set_margin(5, 5, 0, 0);
                 chart.draw_series([bar])?;
@@ -176,7 +177,8 @@ pub(super) fn cpu(cell: &CellResult) -> Option<String> {
         let ends = [spent.user, spent.user + spent.system, spent.busy()];
         vec![(0.0, ends[0], 5), (ends[0], ends[1], 0), (ends[1], ends[2], 1)]
     };
-    let highest = with.iter().filter_map(|row| row.cpu_us).map(|spent| spent.busy()).fold(0.0, f64::max) * 1.05;
+    let highest =
+        with.iter().filter_map(|row| row.cpu_us).map(|spent| spent.busy()).fold(0.0, f64::max) * 1.05;
     let names = names(&with);
     let label = match cell.workload {
         Workload::TcpStream => "CPU microseconds a megabyte",

@@ -1,5 +1,7 @@
 //! The report for a browser: one file that fetches nothing.
 
+use std::fmt::Write as _;
+
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::{
@@ -153,14 +155,24 @@ fn table(heading: &[&str], rows: impl Iterator<Item = Vec<Markup>>) -> Markup {
 
 fn conditions(document: &Document) -> Markup {
     let Document { machine, method, seed, command, veth, .. } = document;
-    let virtualised = if machine.virtualised { "yes: figures of one machine are worth little, compare within a run" } else { "no" };
+    let virtualised = if machine.virtualised {
+        "yes: figures of one machine are worth little, compare within a run"
+    } else {
+        "no"
+    };
     let facts = [
         ("kernel", machine.kernel.clone()),
         ("CPU", machine.cpu.clone()),
         ("CPUs of the run", machine.cpus.to_string()),
         ("virtual machine", virtualised.to_owned()),
         ("clock", machine.clock.clone()),
-        ("congestion control", format!("{} (default of the machine: {})", method.congestion_control, machine.default_congestion_control)),
+        (
+            "congestion control",
+            format!(
+                "{} (default of the machine: {})",
+                method.congestion_control, machine.default_congestion_control
+            ),
+        ),
         ("IP version", method.ip_version.to_string()),
         ("pairs of ends", method.pairs.to_string()),
         ("mitigations", machine.mitigations.join("; ")),
@@ -197,13 +209,14 @@ fn appendix(document: &Document) -> Markup {
 }
 
 fn rounds(cell: &CellResult) -> Markup {
-    let mut numbers: Vec<u32> = cell.rows.iter().flat_map(|row| &row.rounds).map(|round| round.round).collect();
+    let mut numbers: Vec<u32> =
+        cell.rows.iter().flat_map(|row| &row.rounds).map(|round| round.number).collect();
     numbers.sort_unstable();
     numbers.dedup();
     let mut heading = vec!["round", "outside load"];
     heading.extend(cell.rows.iter().map(|row| row.path.as_str()));
     let line = |number: &u32| {
-        let of = |row: &Row| row.rounds.iter().find(|round| round.round == *number).copied();
+        let of = |row: &Row| row.rounds.iter().find(|round| round.number == *number).copied();
         let any = cell.rows.iter().find_map(of);
         let outside = any.map(|round| {
             let marked = if round.disturbed { ", does not count" } else { "" };
@@ -221,14 +234,15 @@ fn rounds(cell: &CellResult) -> Markup {
 
 /// The colours of charts, which the drawing only names.
 fn chart_style() -> String {
-    let hex = |colour: &plotters::style::RGBColor| format!("#{:02X}{:02X}{:02X}", colour.0, colour.1, colour.2);
+    let hex =
+        |colour: &plotters::style::RGBColor| format!("#{:02X}{:02X}{:02X}", colour.0, colour.1, colour.2);
     let rule = |name: &str, colour: &plotters::style::RGBColor| {
         let hex = hex(colour);
         format!("svg [fill=\"{hex}\"]{{fill:var(--{name})}}svg [stroke=\"{hex}\"]{{stroke:var(--{name})}}")
     };
     let mut style = rule("ink", &INK) + &rule("grid", &GRID);
     for (index, colour) in SERIES.iter().enumerate() {
-        style += &format!(".c{index}{{background:{}}}", hex(colour));
+        let _infallible = write!(style, ".c{index}{{background:{}}}", hex(colour));
     }
     style
 }

@@ -29,7 +29,8 @@ impl Machine {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
         let cpuinfo = read("/proc/cpuinfo");
         let field = |name: &str| {
-            let line = cpuinfo.lines().find(|line| line.split(':').next().is_some_and(|key| key.trim() == name));
+            let line =
+                cpuinfo.lines().find(|line| line.split(':').next().is_some_and(|key| key.trim() == name));
             line.and_then(|line| line.split_once(':')).map(|(_, value)| value.trim().to_owned())
         };
         let mut mitigations: Vec<String> = fs::read_dir("/sys/devices/system/cpu/vulnerabilities")
@@ -47,7 +48,8 @@ impl Machine {
             kernel: read("/proc/sys/kernel/osrelease"),
             cpu: field("model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
             cpus: super::super::cpu::allowed()?.len(),
-            virtualised: field("flags").is_some_and(|flags| flags.split(' ').any(|flag| flag == "hypervisor")),
+            virtualised: field("flags")
+                .is_some_and(|flags| flags.split(' ').any(|flag| flag == "hypervisor")),
             default_congestion_control: read("/proc/sys/net/ipv4/tcp_congestion_control"),
             clock: read("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
             mitigations,

@@ -156,7 +156,7 @@ pub struct Latency {
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Round {
     /// Its number: the same for all paths that were measured side by side.
-    pub round: u32,
+    pub number: u32,
     /// The rate.
     pub rate: f64,
     /// The share of a CPU that somebody else had meanwhile.
@@ -169,7 +169,7 @@ impl Row {
     /// The rates of rounds that count.
     #[must_use]
     pub fn rates(&self) -> Vec<(u32, f64)> {
-        counted(&self.rounds).map(|round| (round.round, round.rate)).collect()
+        counted(&self.rounds).map(|round| (round.number, round.rate)).collect()
     }
 }
 
@@ -210,7 +210,7 @@ impl Context {
     ) -> Result<Self, Error> {
         let path = |contestant: &Contestant| Path {
             name: contestant.name.clone(),
-            what: contestant.what.to_owned(),
+            what: contestant.what.clone(),
             hook: contestant.stage.hook.clone(),
             declaration: contestant.stage.declaration.clone(),
         };
@@ -266,7 +266,7 @@ pub(super) fn document(
 
 fn rounds(series: &Series) -> Vec<Round> {
     let round = |sample: &Sample| Round {
-        round: sample.round,
+        number: sample.round,
         rate: sample.rate,
         outside: sample.outside,
         disturbed: sample.is_disturbed(),
@@ -277,7 +277,7 @@ fn rounds(series: &Series) -> Vec<Round> {
 fn row(path: &str, workload: Workload, series: &Series, baseline: &[Round], seed: u64) -> Row {
     let rounds = rounds(series);
     let rates = |rounds: &[Round]| -> Vec<(u32, f64)> {
-        counted(rounds).map(|round| (round.round, round.rate)).collect()
+        counted(rounds).map(|round| (round.number, round.rate)).collect()
     };
     let (own, direct) = (rates(&rounds), rates(baseline));
     let values: Vec<f64> = own.iter().map(|(_, rate)| *rate).collect();
@@ -305,7 +305,9 @@ fn row(path: &str, workload: Workload, series: &Series, baseline: &[Round], seed
 
 fn cpu(samples: &[Sample]) -> Option<Spent> {
     let mut spent = Spent::default();
-    samples.iter().for_each(|sample| spent.add(&sample.spent));
+    for sample in samples {
+        spent.add(&sample.spent);
+    }
     let operations: f64 = samples.iter().map(|sample| sample.operations).sum();
     let each = |seconds: f64| seconds * 1e6 / operations;
     (operations > 0.0).then(|| Spent {
@@ -329,7 +331,10 @@ fn latency(histogram: &Histogram<u64>) -> Latency {
     let at = |quantile: f64| microseconds(histogram.value_at_quantile(quantile));
     // As many points for the first 90 % as for the next 9, and so on.
     let count = histogram.len();
-    #[expect(clippy::cast_precision_loss, reason = "there are a few hundred points, and millions of transactions")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "there are a few hundred points, and millions of transactions"
+    )]
     let curve = (0..=CURVE_POINTS).map(|point| {
         let decades = (count.max(10) as f64).log10();
         let above = 10_f64.powf(-decades * point as f64 / CURVE_POINTS as f64);
@@ -379,38 +384,61 @@ fn method(plan: &Plan) -> Method {
     }
 }
 
-/// What a reader wants to know first.
+/// What a reader wants to know first: of our paths, and of those of somebody else.
 fn verdicts(cells: &[CellResult], seed: u64) -> Vec<String> {
     let mut verdicts = Vec::new();
     for cell in cells {
-        for path in cell.rows.iter().filter(|row| row.path.starts_with("switch") || row.path.starts_with("wire")) {
-            let name = &path.path;
-            let to = |other: &str, words: &str| {
-                let Estimate { median, low, high } = cell.compare(name, other, seed)?;
-                let doubt = if Estimate::is_conclusive(&Estimate { median, low, high }) { "" } else { ", inconclusive" };
+        for row in cell.rows.iter().filter(|row| is_of_interest(row, cell)) {
+            let to = |(other, words): (String, String)| {
+                let ratio = cell.compare(&row.path, &other, seed).filter(|_| other != row.path)?;
+                let doubt = if ratio.is_conclusive() { "" } else { ", inconclusive" };
+                let Estimate { median, low, high } = ratio;
                 Some(format!("{median:.3} of {words} [{low:.3}, {high:.3}{doubt}]"))
             };
-            let parts: Vec<String> =
-                [("direct", "a bare pair"), ("null-redirect", "a null redirect"), ("bridge", "a bridge")]
-                    .into_iter()
-                    .filter_map(|(other, words)| to(other, words))
-                    .collect();
-            if parts.is_empty() {
-                continue;
-            }
-            let residual = path.residual_us.map(|Estimate { median, low, high }| {
+            let parts: Vec<String> = others(row, cell).into_iter().filter_map(to).collect();
+            let residual = row.residual_us.filter(|_| !row.path.contains('@'));
+            let residual = residual.map(|Estimate { median, low, high }| {
                 format!("; {median:+.2} us a transaction over a bare pair [{low:+.2}, {high:+.2}]")
             });
-            verdicts.push(format!(
-                "{name}, {}, {}: {}{}",
-                cell.workload.name(),
-                cell.placement.words(),
-                parts.join(", "),
-                residual.unwrap_or_default()
-            ));
+            if !parts.is_empty() {
+                let (workload, placement) = (cell.workload.name(), cell.placement.words());
+                let (parts, residual) = (parts.join(", "), residual.unwrap_or_default());
+                verdicts.push(format!("{}, {workload}, {placement}: {parts}{residual}", row.path));
+            }
         }
     }
     verdicts
+}
+
+/// The switch everywhere, the wire where it is known best, and all that was named.
+fn is_of_interest(row: &Row, cell: &CellResult) -> bool {
+    let has_switch = cell.row("switch").is_some();
+    match row.path.as_str() {
+        "wire" => !has_switch || (cell.workload, cell.placement) == (Workload::TcpRr, Placement::One),
+        "switch+xdp" => !has_switch,
+        path => {
+            path == "attached" || path.starts_with("switch") || path.starts_with("wire") || path.contains('@')
+        }
+    }
+}
+
+/// What a path is compared with, and what that is in words.
+fn others(row: &Row, cell: &CellResult) -> Vec<(String, String)> {
+    let words = |(path, words): (&str, &str)| (path.to_owned(), words.to_owned());
+    if row.path.contains("+churn") {
+        return vec![(row.path.replace("+churn", ""), "the same when no pods come and go".to_owned())];
+    }
+    let kind = |path: &str| path.split('@').next().unwrap_or_default().to_owned();
+    let fewest =
+        cell.rows.iter().find(|other| other.path.contains('@') && kind(&other.path) == kind(&row.path));
+    // With two pods a path is called by its kind alone.
+    let fewest = cell.row(&kind(&row.path)).or(fewest);
+    if let Some(fewest) = fewest.filter(|_| row.path.contains('@')) {
+        return vec![(fewest.path.clone(), "the same with fewest pods".to_owned())];
+    }
+    [("direct", "a bare pair"), ("null-redirect", "a null redirect"), ("bridge", "a bridge")]
+        .map(words)
+        .to_vec()
 }
 
 #[cfg(test)]
@@ -418,7 +446,14 @@ mod tests {
     use super::*;
 
     fn sample(round: u32, rate: f64, outside: f64) -> Sample {
-        Sample { round, rate, operations: rate, spent: Spent { user: 1.0, ..Spent::default() }, lost: None, outside }
+        Sample {
+            round,
+            rate,
+            operations: rate,
+            spent: Spent { user: 1.0, ..Spent::default() },
+            lost: None,
+            outside,
+        }
     }
 
     fn series(rates: &[f64]) -> Series {
@@ -456,7 +491,9 @@ mod tests {
         let mut histogram = Histogram::new_with_bounds(1, 10_000_000_000, 3).unwrap();
         (1..=1_000_u64).for_each(|time| histogram.record(time * 1_000).unwrap());
         let latency = latency(&histogram);
-        for (found, expected) in [(latency.p50, 500.0), (latency.p90, 900.0), (latency.p99, 990.0), (latency.max, 1_000.0)] {
+        for (found, expected) in
+            [(latency.p50, 500.0), (latency.p90, 900.0), (latency.p99, 990.0), (latency.max, 1_000.0)]
+        {
             assert!((found - expected).abs() / expected < 0.002, "{found} where {expected} is expected");
         }
         assert!(latency.curve.is_sorted_by(|a, b| a.0 <= b.0 && a.1 > b.1));

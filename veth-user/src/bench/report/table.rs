@@ -86,7 +86,9 @@ fn line(row: &Row, is_rr: bool, has_loss: bool) -> Vec<String> {
         }));
         let times = row.latency.as_ref();
         let times = times.map(|latency| [latency.p50, latency.p90, latency.p99, latency.p99_9, latency.max]);
-        line.extend(times.map_or_else(|| vec![none(); 5], |times| times.map(|time| format!("{time:.1}")).into()));
+        line.extend(
+            times.map_or_else(|| vec![none(); 5], |times| times.map(|time| format!("{time:.1}")).into()),
+        );
     }
     line.push(row.cpu_us.map_or_else(none, |spent| format!("{:.2}", spent.busy())));
     if has_loss {

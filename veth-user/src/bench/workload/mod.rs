@@ -99,7 +99,8 @@ struct Part {
 pub(super) fn run(ends: &Ends, setting: &Setting) -> Result<Outcome, Error> {
     let parts = thread::scope(|scope| {
         let pairs: Vec<_> = (0..setting.pairs).map(|_| scope.spawn(|| pair(ends, setting))).collect();
-        let join = |pair: thread::ScopedJoinHandle<'_, _>| pair.join().map_err(|_panic| Error::Panic).flatten();
+        let join =
+            |pair: thread::ScopedJoinHandle<'_, _>| pair.join().map_err(|_panic| Error::Panic).flatten();
         pairs.into_iter().map(join).collect::<Result<Vec<Part>, Error>>()
     })?;
     let mut sum = Part::default();
@@ -144,8 +145,8 @@ fn both<S: Send, C: Send>(
     let [client, server] = ends;
     let [client_cpu, server_cpu] = setting.cpus;
     let (tell, told) = mpsc::channel();
-    let (served, begun) = thread::scope(|scope| {
-        let served = scope.spawn(move || {
+    let (answers, requests) = thread::scope(|scope| {
+        let answering = scope.spawn(move || {
             prepare(server, server_cpu)?;
             serve(server.address, &|address| {
                 // Whoever does not listen any more has failed, and says why.
@@ -153,20 +154,18 @@ fn both<S: Send, C: Send>(
             })
             .map_err(|failed| explain("answering end", failed, ends))
         });
-        let begun = scope.spawn(move || {
+        let asking = scope.spawn(move || {
             prepare(client, client_cpu)?;
             // The other end failed before it listened, and says why.
             let Ok(target) = told.recv() else { return Ok(None) };
-            begin(client.address, target)
-                .map(Some)
-                .map_err(|failed| explain("beginning end", failed, ends))
+            begin(client.address, target).map(Some).map_err(|failed| explain("beginning end", failed, ends))
         });
-        (served.join(), begun.join())
+        (answering.join(), asking.join())
     });
-    let begun = begun.map_err(|_panic| Error::Panic)?;
-    let served = served.map_err(|_panic| Error::Panic)?;
-    match (served, begun) {
-        (Ok(served), Ok(Some(begun))) => Ok((served, begun)),
+    let requests = requests.map_err(|_panic| Error::Panic)?;
+    let answers = answers.map_err(|_panic| Error::Panic)?;
+    match (answers, requests) {
+        (Ok(answers), Ok(Some(requests))) => Ok((answers, requests)),
         (_, Err(error)) | (Err(error), _) => Err(error),
         (Ok(_), Ok(None)) => Err(Error::Panic),
     }
@@ -208,10 +207,7 @@ fn counted(ends: &Ends) -> String {
 }
 
 /// Exchanges for some time, and before that for an eighth of it without counting.
-fn transactions(
-    duration: Duration,
-    mut exchange: impl FnMut() -> io::Result<()>,
-) -> Result<Part, Failed> {
+fn transactions(duration: Duration, mut exchange: impl FnMut() -> io::Result<()>) -> Result<Part, Failed> {
     let mut exchange = || exchange().map_err(|source| ("exchange", source));
     let start = Instant::now();
     while start.elapsed() < duration / 8 {

@@ -10,11 +10,7 @@ use std::{
 
 use nix::sys::socket::{setsockopt, sockopt};
 
-use super::{
-    Ends, Error, Failed, PATIENCE, Part, Setting, batch,
-    batch::Batch,
-    both, transactions,
-};
+use super::{Ends, Error, Failed, PATIENCE, Part, Setting, batch, batch::Batch, both, transactions};
 
 /// What a socket may hold, in bytes: enough that what is lost was lost by the path.
 const BUFFER: usize = 8 << 20;
@@ -136,7 +132,8 @@ fn side_by_side(ends: &Ends, setting: &Setting) -> Result<Part, Error> {
         let mut sent = 0_u64;
         let start = Instant::now();
         while !is_over.load(Ordering::Relaxed) && start.elapsed() < duration * 4 + PATIENCE {
-            sent += u64::try_from(batch.send(&socket, batch::LENGTH).or_else(at("send"))?).unwrap_or_default();
+            sent +=
+                u64::try_from(batch.send(&socket, batch::LENGTH).or_else(at("send"))?).unwrap_or_default();
         }
         Ok(sent)
     };
@@ -214,7 +211,11 @@ fn trial(ends: &Ends, setting: &Setting, rate: f64) -> Result<(u32, u32, f64), E
             if elapsed >= duration {
                 return Ok((sent, f64::from(sent) / elapsed.as_secs_f64()));
             }
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "few datagrams are due")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "few datagrams are due"
+            )]
             let due = (rate * elapsed.as_secs_f64()) as u32;
             if due > sent {
                 let due = usize::try_from(due - sent).unwrap_or(batch::LENGTH);

@@ -96,6 +96,19 @@ impl Foreign {
         Self { counter, _link: None }
     }
 
+    /// A TCX program before all others on a link's ingress, which does nothing for a long time: some tens of
+    /// microseconds a frame.
+    #[must_use]
+    pub fn slow_tcx(ifindex: u32) -> Self {
+        const TURNS: i32 = 100_000;
+        let (counter, program) = classifier(Verdict::Next, |code| {
+            code.push(op(0xb7, 1, 0, 0, TURNS)); // r1 = turns
+            code.push(op(0x17, 1, 0, 0, 1)); // r1 -= 1
+            code.push(op(0x55, 1, 0, -2, 0)); // if r1 != 0, again
+        });
+        Self { counter, _link: Some(link(&program, ifindex, BPF_TCX_INGRESS, BPF_F_BEFORE)) }
+    }
+
     /// A clsact filter on a link's egress that tags every frame, and leaves the tag beside the frame.
     #[must_use]
     pub fn tag_egress(ifindex: u32, vlan: u16) -> Self {

@@ -10,7 +10,7 @@ use aya::{
 use aya_obj::programs::XdpAttachType;
 use rtnetlink::LinkMessageBuilder;
 use serde_json::Value;
-use veth_common::{FdbKey, Mac};
+use veth_common::{FdbKey, Mac, Target};
 use veth_tests::{
     Lab, for_each_hook, frame,
     lab::{pins, set_link, xdp_md},
@@ -42,6 +42,7 @@ for_each_hook!(
     what_a_pod_says_in_its_own_name_is_not_dropped,
     a_port_that_is_not_checked_may_forge,
     what_was_removed_is_forgotten,
+    addresses_that_share_a_place_are_told_apart,
     frames_of_a_stranger_interface_pass_and_are_counted_as_nobodys,
 );
 
@@ -518,6 +519,47 @@ fn what_was_removed_is_forgotten(hook: Hook) {
     });
     assert_eq!(run(), Action::Next);
     assert_eq!(bench.lab.stats("switch")["ports"][0]["rx"]["packets"], 0, "counted as nobody's");
+}
+
+fn addresses_that_share_a_place_are_told_apart(hook: Hook) {
+    let bench = Bench::switch(hook);
+    let [one, two] = ["pod1", "pod2"].map(|pod| bench.mac(pod));
+    let link = bench.lab.link("switch-pod1").index;
+    // For any size of the map up to 2^20: they have the high bits of the hash in common.
+    let key = |domain, mac| FdbKey { domain, mac };
+    let twin = |domain, of: Mac| {
+        let candidates = (0_u32..).map(|number| {
+            let [a, b, c, d] = number.to_be_bytes();
+            Mac::new([2, 0xff, a, b, c, d])
+        });
+        let shares = |mac: &Mac| key(domain, *mac).place(12) == key(domain, of).place(12) && *mac != of;
+        candidates.into_iter().find(shares).unwrap()
+    };
+    let to = |mac| bench.run("switch-pod1", &raw(mac, one, 100), PLAIN);
+    let (domain, target) = bench.lab.datapath(hook, "switch", move |datapath| {
+        let domain = datapath.port(link).unwrap().domain;
+        (domain, datapath.fdb(key(domain, two)).unwrap())
+    });
+    let twin = twin(domain, two);
+    assert_eq!((to(two), to(twin)), (Action::Redirect, Action::Next));
+    let (first, second) = (key(domain, two), key(domain, twin));
+    bench.lab.datapath(hook, "switch", move |datapath| {
+        datapath.set_fdb(second, &Target { mac: twin, ..target }).unwrap();
+        assert_eq!(datapath.fdb(first), Some(target));
+    });
+    assert_eq!((to(two), to(twin)), (Action::Redirect, Action::Redirect));
+    // The place is free then, and the other stays where it is found.
+    bench.lab.datapath(hook, "switch", move |datapath| {
+        datapath.remove_fdb(first).unwrap();
+        datapath.set_fdb(second, &Target { mac: twin, ..target }).unwrap();
+    });
+    assert_eq!((to(two), to(twin)), (Action::Next, Action::Redirect));
+    bench.lab.datapath(hook, "switch", move |datapath| {
+        datapath.set_fdb(first, &target).unwrap();
+        datapath.remove_fdb(second).unwrap();
+        assert_eq!(datapath.fdb(second), None);
+    });
+    assert_eq!((to(two), to(twin)), (Action::Redirect, Action::Next));
 }
 
 fn frames_of_a_stranger_interface_pass_and_are_counted_as_nobodys(hook: Hook) {

@@ -25,6 +25,13 @@ impl Mac {
         [a, b, c, d, e, f]
     }
 
+    /// Its words, in the order of the frame, as they are in memory.
+    #[must_use]
+    #[inline(always)]
+    pub const fn words(self) -> [u16; 3] {
+        self.0
+    }
+
     /// The IPv6 link-local address that a kernel makes of it by default: modified EUI-64 behind `fe80::/64`
     /// (RFC 4291, appendix A).
     #[must_use]

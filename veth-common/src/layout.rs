@@ -15,6 +15,11 @@ pub const LAYOUT_VERSION: u32 = 4;
 /// A power of two: `PORTS` is indexed by the low bits of an interface index.
 pub const DEFAULT_CAPACITY: u32 = 64;
 
+/// How many places `FDB` has for each slot: with so many, few addresses find theirs taken.
+///
+/// A power of two: `FDB` is indexed by the high bits of a hash.
+pub const FDB_PLACES_PER_SLOT: u32 = 8;
+
 /// How many source addresses `SOURCES` holds for each slot, on average.
 pub const SOURCES_PER_SLOT: u32 = 8;
 
@@ -98,14 +103,37 @@ impl Port {
     pub const SPOOF_CHECK: u16 = 1;
 }
 
-/// The key of `FDB`: an address in a forwarding domain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// An address in a forwarding domain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct FdbKey {
     /// The forwarding domain.
     pub domain: u16,
     /// The destination address.
     pub mac: Mac,
+}
+
+impl FdbKey {
+    /// Where in `FDB` the address belongs, if that has 2^(32 - `shift`) entries: multiplicative hashing, by the golden
+    /// ratio. One multiplication, because a hash map's own function costs more than all else that a program does.
+    #[must_use]
+    #[inline(always)]
+    pub const fn place(self, shift: u32) -> u32 {
+        let [a, b, c] = self.mac.words();
+        let low = c as u32 | (b as u32) << 16;
+        let high = a as u32 | (self.domain as u32) << 16;
+        (low ^ high).wrapping_mul(0x9e37_79b1) >> (shift & 31)
+    }
+}
+
+/// An entry of `FDB`: whose an address is. The key is checked, because many addresses share an entry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct FdbEntry {
+    /// The address; zero if empty.
+    pub key: FdbKey,
+    /// Its port.
+    pub target: Target,
 }
 
 /// The key of `SOURCES`: an address that a checked port may send from. There is nothing to say of one, so the
@@ -238,6 +266,8 @@ impl PortCounters {
 const _: () = assert!(size_of::<Target>() == 16);
 const _: () = assert!(size_of::<Port>() == 40);
 const _: () = assert!(size_of::<FdbKey>() == 8);
+const _: () = assert!(size_of::<FdbEntry>() == 24);
+const _: () = assert!(FDB_PLACES_PER_SLOT.is_power_of_two());
 const _: () = assert!(size_of::<SourceKey>() == 24);
 const _: () = assert!(size_of::<Tally>() == 24);
 const _: () = assert!(size_of::<PortCounters>() == 24 * (4 + DropReason::COUNT));
@@ -245,7 +275,7 @@ const _: () = assert!(DEFAULT_CAPACITY.is_power_of_two());
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{FdbKey, Port, PortCounters, SourceKey};
+    use super::{FdbEntry, FdbKey, Port, PortCounters, SourceKey};
 
     // SAFETY: `repr(C)`, integers only, and by the size assertions above without padding.
     unsafe impl aya::Pod for Port {}
@@ -254,6 +284,8 @@ mod pod {
     // SAFETY: as above.
     unsafe impl aya::Pod for FdbKey {}
     // SAFETY: as above.
+    unsafe impl aya::Pod for FdbEntry {}
+    // SAFETY: as above.
     unsafe impl aya::Pod for SourceKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for PortCounters {}
@@ -261,6 +293,10 @@ mod pod {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
+    use std::vec::Vec;
+
     use super::*;
 
     fn tally(n: u64) -> Tally {
@@ -297,6 +333,31 @@ mod tests {
         assert_eq!(sum.to_host, tally(24));
         assert_eq!(sum.dropped, [30, 36, 42, 48, 54].map(tally));
     }
+    #[test]
+    fn addresses_are_spread_over_their_places() {
+        const BITS: u32 = 13;
+        let taken = |mac: &dyn Fn(u16) -> [u8; 6], domain: &dyn Fn(u16) -> u16| {
+            let mut places: Vec<u32> = (0..1_000)
+                .map(|n| FdbKey { domain: domain(n), mac: Mac::new(mac(n)) }.place(32 - BITS))
+                .collect();
+            places.sort_unstable();
+            places.dedup();
+            assert!(places.iter().all(|place| *place < 1 << BITS));
+            1_000 - places.len()
+        };
+        let [one, counted] = [|_| 1, |n: u16| n];
+        let last = |n: u16| [2, 0, 0, 0, n.to_be_bytes()[0], n.to_be_bytes()[1]];
+        let first = |n: u16| [2, n.to_be_bytes()[0], n.to_be_bytes()[1], 7, 7, 7];
+        let same = |_| [2, 1, 2, 3, 4, 5];
+        for (what, collisions) in [
+            ("the last bytes differ", taken(&last, &one)),
+            ("bytes in the middle differ", taken(&first, &one)),
+            ("the same in many domains", taken(&same, &counted)),
+        ] {
+            assert!(collisions < 120, "{what}: {collisions} of 1,000 share a place");
+        }
+    }
+
     #[test]
     fn a_source_is_its_address_again() {
         for text in ["10.0.0.1", "0.0.0.0", "fd00::1", "::ffff:10.0.0.1", "::"] {

@@ -11,7 +11,7 @@ pub mod verdict;
 pub use forward::{Decision, Tables, decide};
 pub use frame::{EthernetHeader, Frame, Mac, Packet};
 pub use layout::{
-    DEFAULT_CAPACITY, FdbKey, LAYOUT_VERSION, Port, PortCounters, PortKind, RedirectMode, SLOT_UNATTRIBUTED,
-    SOURCES_PER_SLOT, SourceKey, Tally, Target,
+    DEFAULT_CAPACITY, FDB_PLACES_PER_SLOT, FdbEntry, FdbKey, LAYOUT_VERSION, Port, PortCounters, PortKind,
+    RedirectMode, SLOT_UNATTRIBUTED, SOURCES_PER_SLOT, SourceKey, Tally, Target,
 };
 pub use verdict::{DropReason, Verdict};

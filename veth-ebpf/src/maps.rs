@@ -7,11 +7,15 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use veth_common::{
-    DEFAULT_CAPACITY, FdbKey, LAYOUT_VERSION, Port, PortCounters, SOURCES_PER_SLOT, SourceKey, Tables, Target,
+    DEFAULT_CAPACITY, FDB_PLACES_PER_SLOT, FdbEntry, FdbKey, LAYOUT_VERSION, Port, PortCounters,
+    SOURCES_PER_SLOT, SourceKey, Tables, Target,
 };
 
 /// Every map starts at this size.
 const ENTRIES: usize = DEFAULT_CAPACITY as usize;
+
+/// `FDB` starts at this size.
+const FDB_ENTRIES: usize = ENTRIES * FDB_PLACES_PER_SLOT as usize;
 
 /// `SOURCES` starts at this size.
 const SOURCES_ENTRIES: usize = ENTRIES * SOURCES_PER_SLOT as usize;
@@ -25,9 +29,14 @@ static PORTS: Array<Port, ENTRIES> = Array::new();
 #[btf_map]
 static PORTS_OVERFLOW: HashMap<u32, Port, ENTRIES> = HashMap::new();
 
-/// Who owns an address in a forwarding domain.
+/// Who owns an address in a forwarding domain, by a hash of both: as with `PORTS`, a look-up is nearly free. The stored
+/// address is checked, and `FDB_OVERFLOW` has those whose entry was taken.
 #[btf_map]
-static FDB: HashMap<FdbKey, Target, ENTRIES> = HashMap::new();
+static FDB: Array<FdbEntry, FDB_ENTRIES> = Array::new();
+
+/// Addresses whose entry in `FDB` belongs to another. Usually nearly empty.
+#[btf_map]
+static FDB_OVERFLOW: HashMap<FdbKey, Target, ENTRIES> = HashMap::new();
 
 /// The addresses that a checked port may send from. Not looked at for any other port, and without entries it takes no
 /// memory to speak of.
@@ -50,6 +59,10 @@ pub(crate) static COUNTERS: PerCpuArray<PortCounters, ENTRIES> = PerCpuArray::ne
 /// Which bits of an interface index choose an entry of `PORTS`: its size less one.
 #[unsafe(no_mangle)]
 static PORTS_MASK: Global<u32> = Global::new(DEFAULT_CAPACITY - 1);
+
+/// How far a hash is shifted to choose an entry of `FDB`.
+#[unsafe(no_mangle)]
+static FDB_SHIFT: Global<u32> = Global::new((DEFAULT_CAPACITY * FDB_PLACES_PER_SLOT).leading_zeros() + 1);
 
 /// Not zero where `bpf_redirect_peer` does not scrub frames, so that they keep the packet type of the
 /// host end and the far stack would refuse them.
@@ -92,9 +105,14 @@ pub(crate) struct Maps {
 impl Tables for Maps {
     #[inline(always)]
     fn lookup(&self, key: FdbKey) -> Option<Target> {
-        // SAFETY: copied out at once. An entry that is replaced meanwhile can only be an older or a newer
-        // whole value of the same address: user space writes entries, programs never do.
-        unsafe { FDB.get(key) }.copied()
+        match FDB.get(key.place(FDB_SHIFT.load())) {
+            // User space empties an entry before it gives it to another address, so that what is half-written has slot
+            // 0, which nobody is reached by, or is too short for any frame.
+            Some(entry) if entry.key == key => Some(entry.target),
+            // SAFETY: copied out at once. An entry that is replaced meanwhile can only be an older or a newer
+            // whole value of the same address: user space writes entries, programs never do.
+            _ => unsafe { FDB_OVERFLOW.get(key) }.copied(),
+        }
     }
 
     #[inline(always)]

@@ -14,8 +14,17 @@ const TEST: &str = "cargo xtask test";
 const KERNELS: [&str; 2] = ["5.10", "7"];
 
 /// Tests of what veth does in user space.
-const USER_SPACE: [&str; 8] =
-    ["doctor::", "edge::", "errors::", "forwarding::", "kill::", "lifecycle::", "random::", "topology::"];
+const USER_SPACE: [&str; 9] = [
+    "bench::",
+    "doctor::",
+    "edge::",
+    "errors::",
+    "forwarding::",
+    "kill::",
+    "lifecycle::",
+    "random::",
+    "topology::",
+];
 
 /// Lints, runs the tests just as a reader of `README.md` would, lets veth run for two seconds, and then tests on
 /// other kernels if virtual machines can be had.

@@ -1,6 +1,7 @@
 //! Real namespaces and real traffic: one file a behaviour.
 #![expect(clippy::unwrap_used, reason = "everything in a test panics when it fails")]
 
+mod bench;
 mod counters;
 mod doctor;
 mod edge;

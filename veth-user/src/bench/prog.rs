@@ -1,8 +1,8 @@
 //! What each program costs by itself: `BPF_PROG_TEST_RUN`, for each verdict, beside a program that does nothing.
 
 use aya::{
-    Ebpf,
-    programs::{Program, SchedClassifier, TestRun, TestRunOptions, TestRunResult, Xdp},
+    Ebpf, TestRun as _,
+    programs::{Program, ProgramError, SchedClassifier, TestRunOptions, TestRunResult, Xdp},
 };
 use aya_obj::programs::XdpAttachType;
 use schemars::JsonSchema;
@@ -21,16 +21,17 @@ use crate::{
     topology::{self, model::HookWish},
 };
 
-/// Runs of one measurement, in which the kernel takes the mean, and measurements, of which we take the median.
-const REPEAT: u32 = 1_000_000;
-const MEASUREMENTS: usize = 9;
+/// Runs at a time, of which the kernel takes the mean, and rounds, of which we take the median.
+const REPEAT: u32 = 200_000;
+const ROUNDS: usize = 31;
 
 /// The parts of `struct __sk_buff` of `linux/bpf.h` that our programs look at.
 const SKB_SIZE: usize = 192;
 const SKB_IFINDEX: usize = 40;
 
-/// A frame of a TCP request of one byte.
+/// A frame of a TCP request of one byte, and one that is too long.
 const LENGTH: usize = 74;
+const TOO_LONG: usize = 1_600;
 
 /// What a program costs.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
@@ -47,8 +48,18 @@ pub struct Cost {
     pub above_empty: Option<f64>,
 }
 
-/// A frame on its way in.
+/// A program, where it is kept.
+enum Loaded {
+    /// A program of an object that is loaded for this alone.
+    Object(Ebpf, &'static str),
+    /// One that is attached to ports of a path.
+    Classifier(SchedClassifier),
+    Xdp(Xdp),
+}
+
+/// A program, and a frame on its way in.
 struct Case {
+    loaded: Loaded,
     program: &'static str,
     frame: &'static str,
     data: Vec<u8>,
@@ -61,16 +72,45 @@ struct Case {
 ///
 /// When a program cannot be loaded or run.
 pub async fn costs() -> Result<Vec<Cost>, Error> {
+    let mut cases = cases().await?;
+    let mut times = vec![Vec::new(); cases.len()];
+    let mut actions = vec![0; cases.len()];
+    // One after the other in each round, so that a slow moment of the machine is one for all.
+    for _ in 0..ROUNDS {
+        for (number, case) in cases.iter_mut().enumerate() {
+            let result = case.run()?;
+            actions[number] = result.return_value;
+            times[number].push(result.duration.as_secs_f64() * 1e9);
+        }
+    }
+    let cost = |(number, case): (usize, &Case)| {
+        let above = |(time, empty): (&f64, &f64)| time - empty;
+        let above: Vec<f64> = times[number].iter().zip(&times[0]).map(above).collect();
+        Cost {
+            program: case.program,
+            frame: case.frame,
+            action: actions[number],
+            nanoseconds: median(&times[number]).unwrap_or_default(),
+            above_empty: median(&above).filter(|_| !matches!(case.loaded, Loaded::Xdp(_))),
+        }
+    };
+    Ok(cases.iter().enumerate().map(cost).collect())
+}
+
+/// What is measured. The program that does nothing is the first.
+async fn cases() -> Result<Vec<Case>, Error> {
     let roots = super::roots();
     let netlink = Netlink::open()?;
-    let mut costs = Vec::new();
-    let empty = datapath::null_pass()?;
-    let case = |program, frame, data, ifindex| Case { program, frame, data, ifindex };
-    let loopback = netlink.link("lo").await?.index;
-    let nothing = frame(Mac::new([2; 6]), Mac::new([4; 6]), LENGTH);
-    costs.push(classifier(&empty, &case(NULL_PASS, "any: passed", nothing.clone(), loopback))?);
-    let redirect = datapath::load_null_redirect(loopback)?;
-    costs.push(classifier(&redirect, &case(NULL_REDIRECT, "any: redirected", nothing.clone(), loopback))?);
+    let ifindex = netlink.link("lo").await?.index;
+    let data = frame(Mac::new([2; 6]), Mac::new([4; 6]), LENGTH);
+    let mut cases = Vec::new();
+    for (program, loaded, frame) in [
+        (NULL_PASS, datapath::null_pass()?, "any: passed"),
+        (NULL_REDIRECT, datapath::load_null_redirect(ifindex)?, "any: redirected"),
+    ] {
+        let (loaded, data) = (Loaded::Object(loaded, program), data.clone());
+        cases.push(Case { loaded, program, frame, data, ifindex });
+    }
     for (number, base, hook) in [
         (1, Base::Wire, HookWish::Auto),
         (2, Base::Switch, HookWish::Auto),
@@ -83,98 +123,77 @@ pub async fn costs() -> Result<Vec<Cost>, Error> {
         let pins = Pins::new(&roots, record.layout_version, &topology.name);
         let mut ports = topology.ports().map(|(_, port)| port);
         let (Some(a), Some(b)) = (ports.next(), ports.next()) else { continue };
-        let ifindex = netlink.link(&a.host_link).await?.index;
-        let to_b = frame(b.mac, a.mac, LENGTH);
-        let broadcast = frame(Mac::new([0xff; 6]), a.mac, LENGTH);
-        let long = frame(b.mac, a.mac, 1_600);
-        let is_xdp = hook == HookWish::Xdp;
-        let program = if is_xdp { XDP } else { INGRESS };
-        let mut cases = match base {
+        let port = netlink.link(&a.host_link).await?.index;
+        let to = |mac: Mac, length| frame(mac, a.mac, length);
+        let mut wanted = match base {
             Base::Wire => vec![
-                case(program, "wire, to the other pod: redirected", to_b, ifindex),
-                case(program, "wire, too long: dropped", long, ifindex),
+                ("wire, to the other pod: redirected", to(b.mac, LENGTH), port),
+                ("wire, too long: dropped", to(b.mac, TOO_LONG), port),
             ],
             _ => vec![
-                case(program, "switch, to a known address: redirected", to_b, ifindex),
-                case(program, "switch, broadcast: passed to the bridge", broadcast, ifindex),
+                ("switch, to a known address: redirected", to(b.mac, LENGTH), port),
+                ("switch, broadcast: passed to the bridge", to(Mac::new([0xff; 6]), LENGTH), port),
             ],
         };
-        if !is_xdp {
-            cases.push(case(program, "from no port of ours: passed", nothing.clone(), loopback));
+        let is_xdp = hook == HookWish::Xdp;
+        if let Some((_, bridge)) = topology.guarded_bridges().next().filter(|_| !is_xdp) {
+            let bridge = netlink.link(&bridge.link).await?.index;
+            wanted.push(("from a switch without a gateway: dropped", data.clone(), bridge));
+            wanted.push(("from no port of ours: passed", data.clone(), ifindex));
         }
-        if base == Base::Switch
-            && !is_xdp
-            && let Some((_, bridge)) = topology.guarded_bridges().next()
-        {
-            let ifindex = netlink.link(&bridge.link).await?.index;
-            cases.push(case(program, "from a switch without a gateway: dropped", nothing.clone(), ifindex));
-        }
-        for case in &cases {
-            costs.push(if is_xdp { xdp(&pins, case)? } else { pinned_classifier(&pins, case)? });
+        let program = if is_xdp { XDP } else { INGRESS };
+        for (frame, data, ifindex) in wanted {
+            let loaded = open(&pins, is_xdp).map_err(failed(program))?;
+            cases.push(Case { loaded, program, frame, data, ifindex });
         }
     }
-    let empty = costs.first().map(|cost| cost.nanoseconds);
-    for cost in costs.iter_mut().filter(|cost| cost.program != XDP) {
-        cost.above_empty = empty.map(|empty| cost.nanoseconds - empty);
+    Ok(cases)
+}
+
+fn open(pins: &Pins, is_xdp: bool) -> Result<Loaded, ProgramError> {
+    if is_xdp {
+        Xdp::from_pin(pins.program(XDP), XdpAttachType::Interface).map(Loaded::Xdp)
+    } else {
+        SchedClassifier::from_pin(pins.program(INGRESS)).map(Loaded::Classifier)
     }
-    Ok(costs)
+}
+
+impl Case {
+    /// The mean of many runs.
+    fn run(&self) -> Result<TestRunResult, Error> {
+        let skb = || {
+            let mut context = vec![0; SKB_SIZE];
+            context[SKB_IFINDEX..SKB_IFINDEX + 4].copy_from_slice(&self.ifindex.to_ne_bytes());
+            context
+        };
+        // data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex
+        let xdp = || [0, u32::try_from(self.data.len()).unwrap_or_default(), 0, self.ifindex, 0, 0];
+        let xdp = || xdp().iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<u8>>();
+        let context = if matches!(self.loaded, Loaded::Xdp(_)) { xdp() } else { skb() };
+        let options = TestRunOptions {
+            data_in: Some(&self.data),
+            ctx_in: Some(&context),
+            repeat: REPEAT,
+            ..TestRunOptions::default()
+        };
+        let result = match &self.loaded {
+            Loaded::Object(object, name) => match object.program(name) {
+                Some(Program::SchedClassifier(program)) => program.test_run(options),
+                _ => return Err(datapath::Error::NotLoaded.into()),
+            },
+            Loaded::Classifier(program) => program.test_run(options),
+            Loaded::Xdp(program) => program.test_run(options),
+        };
+        result.map_err(failed(self.program))
+    }
+}
+
+fn failed(program: &'static str) -> impl FnOnce(ProgramError) -> Error {
+    move |source| datapath::Error::program(format!("run {program}"), program, source).into()
 }
 
 fn frame(destination: Mac, source: Mac, length: usize) -> Vec<u8> {
     let mut frame = [&destination.bytes()[..], &source.bytes(), &[0x08, 0x00]].concat();
     frame.resize(length, 0);
     frame
-}
-
-fn failed(case: &Case) -> impl FnOnce(aya::programs::ProgramError) -> Error {
-    let program = case.program;
-    move |source| datapath::Error::program(format!("run {program}"), program, source).into()
-}
-
-fn classifier(object: &Ebpf, case: &Case) -> Result<Cost, Error> {
-    match object.program(case.program) {
-        Some(Program::SchedClassifier(program)) => run(program, case, &skb(case.ifindex)),
-        _ => Err(datapath::Error::NotLoaded.into()),
-    }
-}
-
-fn pinned_classifier(pins: &Pins, case: &Case) -> Result<Cost, Error> {
-    let program = SchedClassifier::from_pin(pins.program(case.program)).map_err(failed(case))?;
-    run(&program, case, &skb(case.ifindex))
-}
-
-fn xdp(pins: &Pins, case: &Case) -> Result<Cost, Error> {
-    let path = pins.program(case.program);
-    let program = Xdp::from_pin(path, XdpAttachType::Interface).map_err(failed(case))?;
-    // data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex
-    let words = [0, u32::try_from(case.data.len()).unwrap_or_default(), 0, case.ifindex, 0, 0];
-    let context: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-    run(&program, case, &context)
-}
-
-fn skb(ifindex: u32) -> Vec<u8> {
-    let mut context = vec![0; SKB_SIZE];
-    context[SKB_IFINDEX..SKB_IFINDEX + 4].copy_from_slice(&ifindex.to_ne_bytes());
-    context
-}
-
-fn run<P>(program: &P, case: &Case, context: &[u8]) -> Result<Cost, Error>
-where
-    P: for<'a> TestRun<Opts<'a> = TestRunOptions<'a>, Result = TestRunResult>,
-{
-    let mut times = Vec::new();
-    let mut action = 0;
-    for _ in 0..MEASUREMENTS {
-        let options = TestRunOptions {
-            data_in: Some(&case.data),
-            ctx_in: Some(context),
-            repeat: REPEAT,
-            ..TestRunOptions::default()
-        };
-        let result = program.test_run(options).map_err(failed(case))?;
-        action = result.return_value;
-        times.push(result.duration.as_secs_f64() * 1e9);
-    }
-    let nanoseconds = median(&times).unwrap_or_default();
-    Ok(Cost { program: case.program, frame: case.frame, action, nanoseconds, above_empty: None })
 }

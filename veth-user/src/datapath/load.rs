@@ -7,7 +7,7 @@ use aya::{
     maps::MapError,
     programs::{Program, ProgramFd, ProgramInfo, XdpMode},
 };
-use veth_common::SOURCES_PER_SLOT;
+use veth_common::{FDB_PLACES_PER_SLOT, SOURCES_PER_SLOT};
 
 use super::{Error, Hook, object, pins::Pins};
 use crate::{state::Roots, topology::model::LogLevel};
@@ -34,11 +34,14 @@ pub const fn programs(hook: Hook) -> &'static [&'static str] {
 }
 
 /// Maps that are pinned. All grow with the topology.
-pub(super) const MAPS: [&str; 7] =
-    ["PORTS", "PORTS_OVERFLOW", "FDB", SOURCES, TARGETS, XDP_TARGETS, COUNTERS];
+pub(super) const MAPS: [&str; 8] =
+    ["PORTS", "PORTS_OVERFLOW", FDB, "FDB_OVERFLOW", SOURCES, TARGETS, XDP_TARGETS, COUNTERS];
 
 /// Counters by slot.
 pub(super) const COUNTERS: &str = "COUNTERS";
+
+/// Who owns an address: several places for a port.
+pub(super) const FDB: &str = "FDB";
 
 /// Addresses that checked ports may send from: several for a port.
 pub(super) const SOURCES: &str = "SOURCES";
@@ -46,6 +49,11 @@ pub(super) const SOURCES: &str = "SOURCES";
 /// Host ends by slot, for TC programs and for XDP: the kernel does not let both use one.
 const TARGETS: &str = "TARGETS";
 const XDP_TARGETS: &str = "XDP_TARGETS";
+
+/// How far the hash of an address is shifted to choose one of so many places, a power of two.
+pub(super) const fn fdb_shift(places: u32) -> u32 {
+    places.leading_zeros() + 1
+}
 
 /// The map of host ends that a hook's program looks at.
 pub(super) const fn targets(hook: Hook) -> &'static str {
@@ -83,15 +91,21 @@ pub fn capacity(slots: u32) -> u32 {
 pub fn load(roots: &Roots, topology: &str, options: &LoadOptions) -> Result<(), Error> {
     let capacity = options.slots;
     let mask = capacity - 1;
+    let shift = fdb_shift(capacity * FDB_PLACES_PER_SLOT);
     let set_packet_host = u32::from(options.set_packet_host);
     let log_level = log_level(options.log);
     let mut loader = loader()?;
     loader
         .override_global("PORTS_MASK", &mask, true)
+        .override_global("FDB_SHIFT", &shift, true)
         .override_global("SET_PACKET_HOST", &set_packet_host, true)
         .override_global(aya_log::LEVEL, &log_level, true);
     for map in MAPS {
-        let each = if map == SOURCES { SOURCES_PER_SLOT } else { 1 };
+        let each = match map {
+            FDB => FDB_PLACES_PER_SLOT,
+            SOURCES => SOURCES_PER_SLOT,
+            _ => 1,
+        };
         loader.map_max_entries(map, capacity * each);
     }
     let mut ebpf = load_object(&mut loader)?;

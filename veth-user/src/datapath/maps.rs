@@ -9,11 +9,11 @@ use aya::{
     util::nr_cpus,
 };
 use aya_obj::programs::XdpAttachType;
-use veth_common::{FdbKey, LAYOUT_VERSION, Port, PortCounters, SourceKey, Target};
+use veth_common::{FdbEntry, FdbKey, LAYOUT_VERSION, Port, PortCounters, SourceKey, Target};
 
 use super::{
     Error, Hook,
-    load::{COUNTERS, INGRESS, SOURCES, XDP, programs, targets},
+    load::{COUNTERS, FDB, INGRESS, SOURCES, XDP, fdb_shift, programs, targets},
     map_error,
     pins::Pins,
 };
@@ -26,7 +26,8 @@ pub struct Datapath {
     ports: Array<MapData, Port>,
     overflow: HashMap<MapData, u32, Port>,
     targets: DevMap<MapData>,
-    fdb: HashMap<MapData, FdbKey, Target>,
+    fdb: Array<MapData, FdbEntry>,
+    fdb_overflow: HashMap<MapData, FdbKey, Target>,
     sources: HashMap<MapData, SourceKey, u8>,
     counters: Counters,
 }
@@ -57,7 +58,8 @@ impl Datapath {
         Ok(Self {
             ports: typed(Map::Array(open_pinned::<u32, Port>(&pins.map("PORTS"))?))?,
             overflow: typed(Map::HashMap(open_pinned::<u32, Port>(&pins.map("PORTS_OVERFLOW"))?))?,
-            fdb: typed(Map::HashMap(open_pinned::<FdbKey, Target>(&pins.map("FDB"))?))?,
+            fdb: typed(Map::Array(open_pinned::<u32, FdbEntry>(&pins.map(FDB))?))?,
+            fdb_overflow: typed(Map::HashMap(open_pinned::<FdbKey, Target>(&pins.map("FDB_OVERFLOW"))?))?,
             sources: typed(Map::HashMap(open_pinned::<SourceKey, u8>(&pins.map(SOURCES))?))?,
             counters: Counters::open(&pins)?,
             pins,
@@ -164,19 +166,38 @@ impl Datapath {
         self.targets.set(slot, 0, None, 0).map_err(failed)
     }
 
-    /// Tells the programs who owns an address.
+    /// Tells the programs who owns an address. Its place is chosen by a hash; where that is taken, it goes to the
+    /// overflow.
     ///
     /// # Errors
     ///
     /// When the map is full.
     pub fn set_fdb(&mut self, key: FdbKey, target: &Target) -> Result<(), Error> {
-        self.fdb.insert(key, target, 0).map_err(|source| map_error(format!("learn {}", key.mac), source))
+        let failed = |source| map_error(format!("learn {}", key.mac), source);
+        let (place, there) = self.fdb_entry(key)?;
+        // A place that is free by now is of no use to an address in the overflow: it would be in both.
+        let is_free = there.key == FdbKey::default() && self.fdb_overflow.get(&key, 0).is_err();
+        if is_free || there.key == key {
+            self.fdb.set(place, FdbEntry { key, target: *target }, 0).map_err(failed)
+        } else {
+            self.fdb_overflow.insert(key, target, 0).map_err(failed)
+        }
+    }
+
+    /// The place of an address, and what is there.
+    fn fdb_entry(&self, key: FdbKey) -> Result<(u32, FdbEntry), Error> {
+        let place = key.place(fdb_shift(self.fdb.len()));
+        let there = self.fdb.get(&place, 0);
+        Ok((place, there.map_err(|source| map_error(format!("look for {}", key.mac), source))?))
     }
 
     /// Who the programs think owns an address.
     #[must_use]
     pub fn fdb(&self, key: FdbKey) -> Option<Target> {
-        self.fdb.get(&key, 0).ok()
+        match self.fdb_entry(key) {
+            Ok((_, there)) if there.key == key => Some(there.target),
+            _ => self.fdb_overflow.get(&key, 0).ok(),
+        }
     }
 
     /// Lets the programs forget who owns an address: the bridge decides. Succeeds if they do not know it.
@@ -185,7 +206,12 @@ impl Datapath {
     ///
     /// When the kernel refuses.
     pub fn remove_fdb(&mut self, key: FdbKey) -> Result<(), Error> {
-        gone(self.fdb.remove(&key)).map_err(|source| map_error(format!("forget {}", key.mac), source))
+        let failed = |source| map_error(format!("forget {}", key.mac), source);
+        let (place, there) = self.fdb_entry(key)?;
+        if there.key == key {
+            self.fdb.set(place, FdbEntry::default(), 0).map_err(failed)?;
+        }
+        gone(self.fdb_overflow.remove(&key)).map_err(failed)
     }
 
     /// Lets a checked port ([`Port::SPOOF_CHECK`]) send from an address. Its own link-local address

@@ -142,6 +142,13 @@ fn line(row: &Row, is_rr: bool, has_loss: bool) -> Vec<Markup> {
     line
 }
 
+/// Names and what is to be said of them, in text that may be long.
+fn facts(rows: impl Iterator<Item = (&'static str, String)>) -> Markup {
+    html! {
+        table.facts { tbody { @for (name, value) in rows { tr { td { (name) } td { (value) } } } } }
+    }
+}
+
 fn table(heading: &[&str], rows: impl Iterator<Item = Vec<Markup>>) -> Markup {
     html! {
         div.scroll {
@@ -160,7 +167,7 @@ fn conditions(document: &Document) -> Markup {
     } else {
         "no"
     };
-    let facts = [
+    let known = [
         ("kernel", machine.kernel.clone()),
         ("CPU", machine.cpu.clone()),
         ("CPUs of the run", machine.cpus.to_string()),
@@ -183,7 +190,7 @@ fn conditions(document: &Document) -> Markup {
     html! {
         section {
             h2 { "Where and how" }
-            (table(&["", ""], facts.iter().map(|(name, value)| vec![html! { (name) }, html! { (value) }])))
+            (facts(known.into_iter()))
             ul { @for sentence in &method.words { li { (sentence) } } }
         }
     }

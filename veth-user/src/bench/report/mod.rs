@@ -498,4 +498,12 @@ mod tests {
         }
         assert!(latency.curve.is_sorted_by(|a, b| a.0 <= b.0 && a.1 > b.1));
     }
+
+    #[test]
+    fn the_schema_in_the_repository_is_that_of_the_document() {
+        let schema = serde_json::to_value(schemars::schema_for!(Document)).unwrap();
+        let kept: serde_json::Value =
+            serde_json::from_str(include_str!("../../../../docs/bench.schema.json")).unwrap();
+        assert_eq!(schema, kept, "write it anew: `veth bench schema > docs/bench.schema.json`");
+    }
 }

@@ -45,6 +45,12 @@ pub fn null_redirect(_ctx: TcContext) -> i32 {
     null::redirect()
 }
 
+/// XDP that does nothing: the kernel makes frames by it.
+#[xdp]
+pub fn null_xdp(_ctx: XdpContext) -> u32 {
+    null::xdp_pass()
+}
+
 /// TC ingress that does nothing: what the hook itself costs.
 #[classifier]
 pub fn null_pass(_ctx: TcContext) -> i32 {

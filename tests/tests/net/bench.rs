@@ -80,6 +80,21 @@ fn hooks_families_pairs_and_tuning_can_be_chosen() {
 }
 
 #[test]
+fn frames_that_the_kernel_makes_arrive() {
+    if !need::kernel(6, 2, "XDP redirects on veth that can be trusted") {
+        return;
+    }
+    let lab = Lab::new();
+    let paths = ["null-redirect", "wire", "switch", "switch+xdp", "bridge"];
+    let report = report(&lab, &["--rounds", "1", "--workload", "xdp_pps", "--path", &paths.join(",")]);
+    let all = rows(&report);
+    for path in paths {
+        let (_, row) = all.iter().find(|(_, row)| row["path"] == path).unwrap();
+        assert!(row["failed"].is_null() && row["rate"]["median"].as_f64().unwrap() > 0.0, "{row}");
+    }
+}
+
+#[test]
 fn tables_and_pages_say_what_was_measured() {
     let lab = Lab::new();
     let folder = TempDir::new().unwrap();
@@ -171,7 +186,7 @@ fn bad_input_is_refused_before_anything_is_made() {
     fs::write(&junk, "{\"schema\": \"other/1\"}").unwrap();
     let junk = junk.to_str().unwrap();
     for (args, words) in [
-        (&["--path", "swich"][..], "did you mean `switch`"),
+        (&["--path", "switchh"][..], "did you mean `switch`"),
         (&["--workload", "tcp"], "tcp_rr"),
         (&["--html", "/nowhere/report.html"], "write /nowhere/report.html"),
         (&["--rounds", "0"], "0 is not in 1..=10000"),

@@ -105,7 +105,7 @@ async fn cases() -> Result<Vec<Case>, Error> {
     let data = frame(Mac::new([2; 6]), Mac::new([4; 6]), LENGTH);
     let mut cases = Vec::new();
     for (program, loaded, frame) in [
-        (NULL_PASS, datapath::null_pass()?, "any: passed"),
+        (NULL_PASS, datapath::null(NULL_PASS)?, "any: passed"),
         (NULL_REDIRECT, datapath::load_null_redirect(ifindex)?, "any: redirected"),
     ] {
         let (loaded, data) = (Loaded::Object(loaded, program), data.clone());

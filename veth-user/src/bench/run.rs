@@ -13,7 +13,7 @@ use super::{
     Error,
     churn::Churn,
     cpu::{Accounting, Spent},
-    spec::{Cell, Placement},
+    spec::{Cell, Placement, Workload},
     stage::Stage,
     workload::{self, Setting},
 };
@@ -193,7 +193,10 @@ impl Taking<'_> {
     ) -> Result<Told, Error> {
         let cell = &self.cells[block.cell];
         let mut order: Vec<usize> = (0..self.contestants.len()).collect();
-        order.retain(|index| !self.failed.contains(&(block.cell, *index)));
+        let is_possible = |index: &usize| {
+            cell.workload != Workload::XdpPps || self.contestants[*index].stage.injection.is_some()
+        };
+        order.retain(|index| is_possible(index) && !self.failed.contains(&(block.cell, *index)));
         random.shuffle(&mut order);
         for index in order {
             if stop.load(Ordering::Relaxed) {
@@ -211,7 +214,7 @@ impl Taking<'_> {
             let now = || self.accounting.now().map_err(Error::Accounting);
             let (start, before) = (Instant::now(), now()?);
             let churning = churn.as_ref().map(Churn::begin);
-            let outcome = workload::run(&stage.ends, &setting);
+            let outcome = workload::run(&stage.ends, stage.injection.as_ref(), &setting);
             drop(churning);
             let (spent, others) = now()?.since(&before);
             let took = start.elapsed();
@@ -275,7 +278,7 @@ fn place(cpus: &[usize], placement: Placement) -> [usize; 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::spec::{Workload, usual_cells};
+    use crate::bench::spec::usual_cells;
 
     #[test]
     fn every_round_has_its_turn_and_cells_are_mixed() {

@@ -207,6 +207,8 @@ pub enum Workload {
     UdpRr,
     /// UDP datagrams in one direction by sendmmsg: datagrams a second that arrive
     UdpPps,
+    /// Frames that the kernel makes itself, as if they came in on the host end: frames a second that arrive
+    XdpPps,
     /// The highest rate of UDP datagrams at which none is lost (RFC 2544): datagrams a second
     UdpNdr,
 }
@@ -221,6 +223,7 @@ impl Workload {
             Self::TcpCrr => "tcp_crr",
             Self::UdpRr => "udp_rr",
             Self::UdpPps => "udp_pps",
+            Self::XdpPps => "xdp_pps",
             Self::UdpNdr => "udp_ndr",
         }
     }
@@ -232,6 +235,7 @@ impl Workload {
             Self::TcpRr | Self::TcpCrr | Self::UdpRr => "transactions/s",
             Self::TcpStream => "bit/s",
             Self::UdpPps | Self::UdpNdr => "datagrams/s",
+            Self::XdpPps => "frames/s",
         }
     }
 
@@ -242,6 +246,7 @@ impl Workload {
             Self::TcpRr | Self::TcpCrr | Self::UdpRr => "transaction",
             Self::TcpStream => "megabyte",
             Self::UdpPps | Self::UdpNdr => "datagram",
+            Self::XdpPps => "frame",
         }
     }
 
@@ -266,7 +271,7 @@ impl Workload {
         match self {
             Self::TcpRr | Self::TcpCrr | Self::UdpRr => 1,
             Self::TcpStream => 128 * 1024,
-            Self::UdpPps | Self::UdpNdr => 64,
+            Self::UdpPps | Self::UdpNdr | Self::XdpPps => 64,
         }
     }
 }
@@ -377,7 +382,7 @@ mod tests {
     #[test]
     fn what_is_no_path_is_refused_with_a_hint() {
         for (text, hint) in [
-            ("swich", "did you mean `switch`"),
+            ("switchh", "did you mean `switch`"),
             ("switch:tc", "is no hook"),
             ("switch:tcx:direct", "is no redirect"),
             ("switch:tcx:peer:x", "is too much"),

@@ -7,23 +7,26 @@ use std::{
     sync::Arc,
 };
 
+use aya::programs::Xdp;
+use aya_obj::programs::XdpAttachType;
 use clap::ValueEnum as _;
 use veth_common::Mac;
 
 use super::{
     Error,
     spec::{Base, PathSpec},
-    workload::{End, Ends},
+    workload::{End, Ends, Generator, Injection},
 };
 use crate::{
-    datapath::NullRedirect,
+    datapath::{self, NULL_XDP, NullRedirect, XDP, pins::Pins},
     net::{
         Netlink, Netns,
         address::Cidr,
         link::{Macvlan, Pair},
         sysctl,
     },
-    state::Roots,
+    state::{Record, Roots},
+    text::with_causes,
     topology::{self, Progress, Topology, file},
 };
 
@@ -34,6 +37,8 @@ pub(super) struct Stage {
     pub(super) hook: Option<String>,
     /// How it is declared, where veth made it.
     pub(super) declaration: Option<String>,
+    /// How the kernel makes frames come in on it, where it can.
+    pub(super) injection: Option<Injection>,
     /// Programs that end when they are dropped.
     programs: Option<NullRedirect>,
 }
@@ -44,7 +49,7 @@ const NEIGHBOURS_MAX: usize = 64;
 impl Stage {
     /// What somebody else made.
     pub(super) const fn of(ends: Ends) -> Self {
-        Self { ends, hook: None, declaration: None, programs: None }
+        Self { ends, hook: None, declaration: None, injection: None, programs: None }
     }
 }
 
@@ -136,7 +141,35 @@ pub(super) async fn declared(
     let selection = &record.selection;
     let forwards = record.topology.accelerated_ports().next().is_some();
     let hook = forwards.then(|| format!("{} + {}", selection.hook, selection.redirect));
-    Ok(Stage { ends: ends(&topology, is_v4)?, hook, declaration: Some(text), programs: None })
+    let injection = match spec.base {
+        Base::Direct | Base::Route => None,
+        _ => injection(roots, &record, spec)
+            .await
+            .inspect_err(|error| log::info!("no frames can be made for {spec}: {}", with_causes(error)))
+            .ok(),
+    };
+    Ok(Stage { ends: ends(&topology, is_v4)?, hook, declaration: Some(text), injection, programs: None })
+}
+
+/// Frames of the first pod come in on its host end. A bare pair has none, and on a routed path the kernel loses all but
+/// the first of those that come in together.
+async fn injection(roots: &Roots, record: &Record, spec: &PathSpec) -> Result<Injection, Error> {
+    let topology = &record.topology;
+    let wrong = || Error::Declaration("there are no pods".to_owned());
+    let [first, last] = [topology.pods.first(), topology.pods.last()].map(|pod| pod.ok_or_else(wrong));
+    let (first, last) = (first?, last?);
+    let [from, to] = [first, last].map(|pod| pod.ports.first().ok_or_else(wrong));
+    let (from, to) = (from?, to?);
+    let ifindex = Netlink::open()?.link(&from.host_link).await?.index;
+    let generator = if spec.base.is_accelerated() && record.selection.hook.is_xdp() {
+        let pins = Pins::new(roots, record.layout_version, &topology.name);
+        let program = Xdp::from_pin(pins.program(XDP), XdpAttachType::Interface);
+        let failed = |source| datapath::Error::program(format!("open {XDP}"), XDP, source);
+        Generator::Own(Box::new(program.map_err(failed)?))
+    } else {
+        Generator::Pass(datapath::null(NULL_XDP)?)
+    };
+    Ok(Injection { generator, ifindex, macs: [to.mac, from.mac], link: to.name.clone() })
 }
 
 /// Makes what a text declares, or changes what is there to it.
@@ -176,7 +209,7 @@ async fn loopback(is_v4: bool) -> Result<Stage, Error> {
     netlink.set_up(netlink.link("lo").await?.index).await?;
     let address = if is_v4 { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
     let end = End { namespace: Arc::new(namespace), address };
-    Ok(Stage { ends: [end.clone(), end], hook: None, declaration: None, programs: None })
+    Ok(Stage { ends: [end.clone(), end], hook: None, declaration: None, injection: None, programs: None })
 }
 
 /// Two pods that hang on one end of a veth pair that nobody else uses.
@@ -215,5 +248,5 @@ async fn macvlan(number: u8, is_v4: bool) -> Result<Stage, Error> {
         ends.push(End { namespace: Arc::new(namespace), address: addresses[pod][usize::from(!is_v4)] });
     }
     let [a, b] = <[End; 2]>::try_from(ends).map_err(|_| Error::Declaration("two ends".to_owned()))?;
-    Ok(Stage { ends: [a, b], hook: None, declaration: None, programs: None })
+    Ok(Stage { ends: [a, b], hook: None, declaration: None, injection: None, programs: None })
 }

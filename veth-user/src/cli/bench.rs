@@ -77,7 +77,7 @@ pub(super) struct Args {
     #[arg(long = "path", value_name = "PATH,…", value_delimiter = ',')]
     paths: Vec<PathSpec>,
 
-    /// What the ends do [default: all but `udp_ndr`]
+    /// What the ends do [default: all but `udp_ndr` and `xdp_pps`]
     #[arg(long = "workload", value_name = "WORKLOAD,…", value_delimiter = ',', value_enum)]
     workloads: Vec<Workload>,
 
@@ -338,7 +338,11 @@ fn plan(args: &Args) -> Result<Plan> {
     let mut cells: Vec<Cell> =
         usual_cells(*quick && workloads.is_empty()).into_iter().filter(is_wanted).collect();
     let unusual = workloads.iter().filter(|workload| !cells.iter().any(|cell| cell.workload == **workload));
-    let unusual: Vec<Cell> = unusual.map(|workload| cell(*workload, Placement::Two)).collect();
+    let placed = |workload: &Workload| match workload {
+        Workload::XdpPps => Placement::One,
+        _ => Placement::Two,
+    };
+    let unusual: Vec<Cell> = unusual.map(|workload| cell(*workload, placed(workload))).collect();
     cells.extend(unusual);
     let missing: Vec<Cell> = placements
         .iter()
@@ -367,6 +371,10 @@ fn plan(args: &Args) -> Result<Plan> {
             "udp_ndr needs its ends on two CPUs: on one the sender would keep the receiver from receiving"
         );
     }
+    ensure!(
+        !cells.iter().any(|cell| cell.workload == Workload::XdpPps && cell.size > 1_400),
+        "a frame of xdp_pps has to fit an MTU of 1500: use --size 1400 or less"
+    );
     if cells.is_empty() {
         bail!("no workload is left; see `veth bench --help`");
     }

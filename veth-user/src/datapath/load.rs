@@ -24,6 +24,9 @@ pub(super) const COUNT: &str = "veth_count";
 /// The TC program that does nothing.
 pub const NULL_PASS: &str = "null_pass";
 
+/// The XDP program that does nothing.
+pub const NULL_XDP: &str = "null_xdp";
+
 /// The TC program that only redirects.
 pub const NULL_REDIRECT: &str = "null_redirect";
 
@@ -163,14 +166,14 @@ pub fn load_null_redirect(target: u32) -> Result<Ebpf, Error> {
     Ok(ebpf)
 }
 
-/// Loads the program that does nothing.
+/// Loads a program that does nothing: [`NULL_PASS`] or [`NULL_XDP`].
 ///
 /// # Errors
 ///
 /// When there is no object, or the kernel refuses it.
-pub fn null_pass() -> Result<Ebpf, Error> {
+pub fn null(name: &str) -> Result<Ebpf, Error> {
     let mut ebpf = load_object(&mut loader()?)?;
-    load_program(&mut ebpf, NULL_PASS)?;
+    load_program(&mut ebpf, name)?;
     Ok(ebpf)
 }
 

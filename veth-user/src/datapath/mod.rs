@@ -6,7 +6,7 @@ mod hook;
 mod load;
 pub mod log;
 mod maps;
-mod null;
+mod null_redirect;
 pub mod object;
 pub mod pins;
 
@@ -20,11 +20,11 @@ use aya::{
 
 pub use hook::{Hook, Place, Redirect};
 pub use load::{
-    INGRESS, LoadOptions, NULL_PASS, NULL_REDIRECT, Verified, XDP, capacity, load, load_null_redirect,
-    null_pass, null_redirect, programs, verify, verify_xdp_attach,
+    INGRESS, LoadOptions, NULL_PASS, NULL_REDIRECT, NULL_XDP, Verified, XDP, capacity, load,
+    load_null_redirect, null, null_redirect, programs, verify, verify_xdp_attach,
 };
 pub use maps::{Counters, Datapath};
-pub use null::NullRedirect;
+pub use null_redirect::NullRedirect;
 
 /// Why programs or maps could not be used.
 #[derive(Debug, thiserror::Error)]

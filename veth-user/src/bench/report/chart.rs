@@ -183,6 +183,7 @@ pub(super) fn cpu(cell: &CellResult) -> Option<String> {
     let label = match cell.workload {
         Workload::TcpStream => "CPU microseconds a megabyte",
         Workload::UdpPps | Workload::UdpNdr => "CPU microseconds a datagram",
+        Workload::XdpPps => "CPU microseconds a frame",
         _ => "CPU microseconds a transaction",
     };
     (highest > 0.0).then(|| rows(&refer(&names), 0.0..highest, label, of, |_| None, None))

@@ -51,6 +51,7 @@ fn table(cell: &CellResult) -> String {
     let cpu = match cell.workload {
         Workload::TcpStream => "CPU us/MB",
         Workload::UdpPps | Workload::UdpNdr => "CPU us/datagram",
+        Workload::XdpPps => "CPU us/frame",
         _ => "CPU us each",
     };
     let mut heading = vec!["PATH", &cell.unit, "OF DIRECT"];

@@ -3,6 +3,7 @@
 mod batch;
 mod tcp;
 mod udp;
+mod xdp;
 
 use std::{
     fmt::Write as _,
@@ -15,7 +16,10 @@ use std::{
 
 use hdrhistogram::Histogram;
 
-pub(super) use self::tcp::CONGESTION_CONTROL;
+pub(super) use self::{
+    tcp::CONGESTION_CONTROL,
+    xdp::{Generator, Injection},
+};
 use super::{cpu, spec::Workload};
 use crate::net::Netns;
 
@@ -78,6 +82,8 @@ pub(super) enum Error {
     NoData { end: &'static str, counted: String },
     #[error(transparent)]
     Net(#[from] crate::net::Error),
+    #[error("there is no link on which the kernel could make frames come in")]
+    NoHostEnd,
     #[error("a thread of the workload panicked")]
     Panic,
 }
@@ -96,9 +102,10 @@ struct Part {
 }
 
 /// Takes one sample.
-pub(super) fn run(ends: &Ends, setting: &Setting) -> Result<Outcome, Error> {
+pub(super) fn run(ends: &Ends, injection: Option<&Injection>, setting: &Setting) -> Result<Outcome, Error> {
     let parts = thread::scope(|scope| {
-        let pairs: Vec<_> = (0..setting.pairs).map(|_| scope.spawn(|| pair(ends, setting))).collect();
+        let pairs: Vec<_> =
+            (0..setting.pairs).map(|_| scope.spawn(|| pair(ends, injection, setting))).collect();
         let join =
             |pair: thread::ScopedJoinHandle<'_, _>| pair.join().map_err(|_panic| Error::Panic).flatten();
         pairs.into_iter().map(join).collect::<Result<Vec<Part>, Error>>()
@@ -123,7 +130,7 @@ pub(super) fn run(ends: &Ends, setting: &Setting) -> Result<Outcome, Error> {
     Ok(Outcome { rate: rate * setting.workload.per_operation(), operations, latency, lost })
 }
 
-fn pair(ends: &Ends, setting: &Setting) -> Result<Part, Error> {
+fn pair(ends: &Ends, injection: Option<&Injection>, setting: &Setting) -> Result<Part, Error> {
     match setting.workload {
         Workload::TcpRr => tcp::request_response(ends, setting),
         Workload::TcpCrr => tcp::connect_request_response(ends, setting),
@@ -131,6 +138,10 @@ fn pair(ends: &Ends, setting: &Setting) -> Result<Part, Error> {
         Workload::UdpRr => udp::request_response(ends, setting),
         Workload::UdpPps => udp::flood(ends, setting),
         Workload::UdpNdr => udp::no_drop_rate(ends, setting),
+        Workload::XdpPps => match injection {
+            Some(injection) => xdp::flood(ends, setting, injection),
+            None => Err(Error::NoHostEnd),
+        },
     }
 }
 

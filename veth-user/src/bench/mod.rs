@@ -172,7 +172,9 @@ pub async fn bench(plan: &Plan, stop: &'static AtomicBool) -> Result<Document, E
     let netlink = net::Netlink::open()?;
     netlink.set_up(netlink.link("lo").await?.index).await?;
     let (mut contestants, mut skipped) = (Vec::new(), Vec::new());
+    let bar = Bar::new();
     for (number, (spec, is_named)) in (1..).zip(wanted(plan)) {
+        bar.sample(&format!("making {spec}"));
         match stage::build(&roots, &spec, number, plan.is_v4).await {
             Ok(stage) => contestants.push(Contestant {
                 name: spec.to_string(),
@@ -199,7 +201,6 @@ pub async fn bench(plan: &Plan, stop: &'static AtomicBool) -> Result<Document, E
     let cpus = cpu::allowed().map_err(Error::Accounting)?;
     let (cells, pairs, seed) = (plan.cells.clone(), plan.pairs, plan.seed);
     let measured = tokio::task::spawn_blocking(move || {
-        let bar = Bar::new();
         let results = run::measure(&contestants, &cells, (pairs, seed), &cpus, stop, &bar);
         (results, contestants)
     });
@@ -254,5 +255,11 @@ impl Watch for Bar {
 
     fn end(&self) {
         self.0.finish_and_clear();
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.end();
     }
 }

@@ -37,6 +37,8 @@ pub(super) struct Stage {
     pub(super) hook: Option<String>,
     /// How it is declared, where veth made it.
     pub(super) declaration: Option<String>,
+    /// The link of the end that begins, where it is known.
+    pub(super) link: Option<String>,
     /// How the kernel makes frames come in on it, where it can.
     pub(super) injection: Option<Injection>,
     /// Programs that end when they are dropped.
@@ -49,7 +51,7 @@ const NEIGHBOURS_MAX: usize = 64;
 impl Stage {
     /// What somebody else made.
     pub(super) const fn of(ends: Ends) -> Self {
-        Self { ends, hook: None, declaration: None, injection: None, programs: None }
+        Self { ends, hook: None, declaration: None, link: None, injection: None, programs: None }
     }
 }
 
@@ -148,7 +150,9 @@ pub(super) async fn declared(
             .inspect_err(|error| log::info!("no frames can be made for {spec}: {}", with_causes(error)))
             .ok(),
     };
-    Ok(Stage { ends: ends(&topology, is_v4)?, hook, declaration: Some(text), injection, programs: None })
+    let link = topology.all_ports().next().map(|(_, port)| port.name.clone());
+    let of_ends = Stage::of(ends(&topology, is_v4)?);
+    Ok(Stage { hook, declaration: Some(text), link, injection, ..of_ends })
 }
 
 /// Frames of the first pod come in on its host end. A bare pair has none, and on a routed path the kernel loses all but
@@ -209,7 +213,8 @@ async fn loopback(is_v4: bool) -> Result<Stage, Error> {
     netlink.set_up(netlink.link("lo").await?.index).await?;
     let address = if is_v4 { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
     let end = End { namespace: Arc::new(namespace), address };
-    Ok(Stage { ends: [end.clone(), end], hook: None, declaration: None, injection: None, programs: None })
+    let link = Some("lo".to_owned());
+    Ok(Stage { link, ..Stage::of([end.clone(), end]) })
 }
 
 /// Two pods that hang on one end of a veth pair that nobody else uses.
@@ -248,5 +253,5 @@ async fn macvlan(number: u8, is_v4: bool) -> Result<Stage, Error> {
         ends.push(End { namespace: Arc::new(namespace), address: addresses[pod][usize::from(!is_v4)] });
     }
     let [a, b] = <[End; 2]>::try_from(ends).map_err(|_| Error::Declaration("two ends".to_owned()))?;
-    Ok(Stage { ends: [a, b], hook: None, declaration: None, injection: None, programs: None })
+    Ok(Stage { link: Some("eth0".to_owned()), ..Stage::of([a, b]) })
 }

@@ -45,7 +45,7 @@ pub fn render(document: &Document) -> String {
                 @for cell in results { (section(cell)) }
                 section {
                     h2 { "What was measured" }
-                    (table(&["path", "what it is", "program"], paths.iter().map(path)))
+                    (table(&["path", "what it is", "program", "offloads of the pod's end"], paths.iter().map(path)))
                     @for skipped in skipped { p { "Not measured: " b { (skipped.name) } ": " (skipped.why) } }
                 }
                 (conditions(document))
@@ -57,8 +57,15 @@ pub fn render(document: &Document) -> String {
 }
 
 fn path(path: &Path) -> Vec<Markup> {
-    let Path { name, what, hook, .. } = path;
-    vec![html! { (name) }, html! { (what) }, html! { (hook.as_deref().unwrap_or("none")) }]
+    let Path { name, what, hook, offloads, .. } = path;
+    let state = |(name, on): (&String, &bool)| format!("{name} {}", if *on { "on" } else { "off" });
+    let offloads: Vec<String> = offloads.iter().map(state).collect();
+    vec![
+        html! { (name) },
+        html! { (what) },
+        html! { (hook.as_deref().unwrap_or("none")) },
+        html! { (offloads.join(", ")) },
+    ]
 }
 
 fn section(cell: &CellResult) -> Markup {

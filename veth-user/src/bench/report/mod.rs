@@ -5,7 +5,10 @@ pub mod html;
 mod machine;
 pub mod table;
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    collections::BTreeMap,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use hdrhistogram::Histogram;
 use schemars::JsonSchema;
@@ -17,11 +20,18 @@ use super::{
     cpu::Spent,
     run::{Contestant, Results, Sample, Series},
     spec::{Base, Cell, Placement, Workload},
+    stage::Stage,
     statistics::{Estimate, median, ratios},
 };
 
+use crate::net::ethtool::Ethtool;
+
 /// The version of the document. It grows with every change that a reader must know of.
 pub const SCHEMA: &str = "veth-bench/1";
+
+/// Features of links by which paths differ, as the kernel names them.
+const OFFLOADS: [&str; 4] =
+    ["tx-checksum-ip-generic", "tx-tcp-segmentation", "tx-generic-segmentation", "rx-gro"];
 
 /// Points of a latency curve.
 const CURVE_POINTS: usize = 200;
@@ -82,6 +92,8 @@ pub struct Path {
     pub hook: Option<String>,
     /// The topology file that makes it, where veth does.
     pub declaration: Option<String>,
+    /// Offloads that matter, of the link of the end that begins, and whether they are on. Nothing where it is not known.
+    pub offloads: BTreeMap<String, bool>,
 }
 
 /// A path that could not be measured.
@@ -213,6 +225,7 @@ impl Context {
             what: contestant.what.clone(),
             hook: contestant.stage.hook.clone(),
             declaration: contestant.stage.declaration.clone(),
+            offloads: offloads(&contestant.stage),
         };
         Ok(Self {
             time: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
@@ -221,6 +234,15 @@ impl Context {
             skipped: skipped.into_iter().map(|(name, why)| Skipped { name, why }).collect(),
         })
     }
+}
+
+fn offloads(stage: &Stage) -> BTreeMap<String, bool> {
+    let features = stage.link.as_ref().and_then(|link| {
+        let ethtool = Ethtool::open_in(&stage.ends[0].namespace).ok()?;
+        ethtool.features(link).ok()
+    });
+    let matters = |(name, _): &(String, bool)| OFFLOADS.contains(&name.as_str());
+    features.into_iter().flatten().filter(matters).collect()
 }
 
 /// Everything that came of a run.

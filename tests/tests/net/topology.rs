@@ -123,6 +123,19 @@ fn a_pod_that_comes_or_goes_costs_no_other_a_packet() {
 }
 
 #[test]
+fn a_pod_that_gets_the_address_of_the_gateway_is_found_there() {
+    let lab = Lab::new();
+    let file = Declared::new(&LAN.replace("subnet", "gateway = true\nsubnet").replace("\"a\", \"b\", ", ""));
+    lab.ok(&file.args("up"));
+    let c = lab.pod("lab-c");
+    // The pod learns who the gateway is.
+    lab.ok(&["check", "--live", "lab", "--transfer", "10ms"]);
+    file.write(&LAN.replace("\"b\", ", ""));
+    lab.ok(&file.args("up"));
+    assert_eq!(udp(&c, &lab.pod("lab-a"), ip("10.1.0.1"), 100, 3), 0);
+}
+
+#[test]
 fn an_added_pod_is_planned_first_and_nothing_is_planned_afterwards() {
     let lab = Lab::new();
     let file = Declared::new(LAN);

@@ -659,12 +659,15 @@ impl Topology {
         format!("{}-{}", self.mark, self.name)
     }
 
-    /// Whose Ethernet address goes with each IP address of a pod.
+    /// Whose Ethernet address goes with each IP address that pods may ask for: of a pod, of a gateway, or of the host's
+    /// end of a cable.
     #[must_use]
     pub fn owners(&self) -> BTreeMap<IpAddr, Mac> {
-        let ports =
-            self.all_ports().flat_map(|(_, port)| port.addresses.iter().map(move |cidr| (cidr, port)));
-        ports.map(|(cidr, port)| (cidr.address, port.mac)).collect()
+        let ports = self.all_ports().map(|(_, port)| (&port.addresses, port.mac));
+        let gateways = self.bridges().map(|(path, bridge)| (&path.gateway, bridge.mac));
+        let legs = self.cables.iter().flat_map(|cable| &cable.ends).map(|end| (&end.addresses, end.mac));
+        let all = ports.chain(gateways).chain(legs);
+        all.flat_map(|(addresses, mac)| addresses.iter().map(move |cidr| (cidr.address, mac))).collect()
     }
 
     /// The Ethernet addresses that a port's pod is told.

@@ -28,7 +28,12 @@ pub(crate) fn run(workspace: &Workspace, arguments: Arguments) -> Result<()> {
 /// Builds veth and returns the command that starts it as root, without arguments.
 pub(crate) fn build_and_prepare(workspace: &Workspace) -> Result<Command> {
     build::run(workspace, &build::Arguments { release: true })?;
-    let veth = workspace.target.join("release/veth");
+    as_root(workspace, "release/veth")
+}
+
+/// The command that starts a veth below `target/` as root, without arguments.
+pub(crate) fn as_root(workspace: &Workspace, veth: &str) -> Result<Command> {
+    let veth = workspace.target.join(veth);
     if geteuid().is_root() {
         return Ok(workspace.command(veth));
     }

@@ -10,6 +10,7 @@ mod forwarding;
 mod isolation;
 mod kill;
 mod lifecycle;
+mod metrics;
 mod random;
 mod spoof;
 mod switch;

@@ -8,6 +8,7 @@ mod exec;
 mod init;
 mod live;
 mod ls;
+mod metrics;
 mod options;
 mod plan;
 mod progress;
@@ -41,7 +42,7 @@ Exit codes:
   10, 11  `doctor`: something could be better or cannot be seen; something does not work
   101  a bug in veth (`run` has cleaned up all the same)
   126, 127, or the command's own  `exec`: could not be started, was not found, or how it ended
-  129, 130, 143  `up`: ended by SIGHUP, Ctrl-C or SIGTERM, after removing what it had made. `run` and
+  129, 130, 143  `up`: ended by SIGHUP, Ctrl-C or SIGTERM, after removing what it had made. `run`, `metrics` and
        `stats --watch` are meant to be ended so, and end as if by themselves; `down` goes on to its end";
 
 /// The exit code when something is up and its traffic does not arrive.
@@ -94,6 +95,7 @@ enum Command {
     Show(show::Args),
     Exec(exec::Args),
     Stats(stats::Args),
+    Metrics(metrics::Args),
     Bench(Box<bench::Args>),
     Doctor(doctor::Args),
 }
@@ -128,6 +130,7 @@ pub fn main() -> ExitCode {
         Command::Down(args) => block_on(down::main(args, &roots)).flatten(),
         Command::Ls(args) => block_on(ls::main(args, &roots)).flatten(),
         Command::Stats(args) => block_on(stats::main(args, &roots)).flatten(),
+        Command::Metrics(args) => block_on(metrics::main(args, &roots)).flatten(),
         Command::Doctor(args) => block_on(doctor::main(args, &roots)).flatten(),
     };
     result.unwrap_or_else(|error| {

@@ -1,5 +1,6 @@
-//! Counters: one snapshot type, of which the table and JSON are renderers.
+//! Counters: one snapshot type, of which the table, JSON and metrics are renderers.
 
+pub mod metrics;
 mod table;
 
 use std::{

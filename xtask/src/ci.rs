@@ -9,9 +9,9 @@ use crate::{build, command, lint, run, test, vm::Machines, workspace::Workspace}
 /// The command by which `README.md` tells readers to test.
 const TEST: &str = "cargo xtask test";
 
-/// The kernels that differ most: the oldest that is supported, and the newest. What is between them is for
-/// `cargo xtask test vm`.
-const KERNELS: [&str; 2] = ["5.10", "7"];
+/// The kernel that differs most from those that machines run: the oldest that is supported. Newer ones take twice as long
+/// in a guest, for they run more of the tests; they are for `cargo xtask test vm`.
+const KERNELS: [&str; 1] = ["5.10"];
 
 /// Tests of what veth does in user space.
 const USER_SPACE: [&str; 10] = [

@@ -27,8 +27,8 @@ const NAMES: u32 = 128;
 pub(super) const INK: RGBColor = RGBColor(0x01, 0x01, 0x01);
 pub(super) const GRID: RGBColor = RGBColor(0x02, 0x02, 0x02);
 
-/// Colours that people with any kind of colour vision tell apart (Okabe and Ito).
-pub(super) const SERIES: [RGBColor; 8] = [
+/// Colours that people with any kind of colour vision tell apart (Okabe and Ito, and two of Tol's), one for each usual path.
+pub(super) const SERIES: [RGBColor; 10] = [
     RGBColor(0x00, 0x72, 0xb2),
     RGBColor(0xd5, 0x5e, 0x00),
     RGBColor(0x00, 0x9e, 0x73),
@@ -37,6 +37,8 @@ pub(super) const SERIES: [RGBColor; 8] = [
     RGBColor(0x56, 0xb4, 0xe9),
     RGBColor(0x8c, 0x8c, 0x00),
     RGBColor(0x80, 0x80, 0x80),
+    RGBColor(0x88, 0x22, 0x55),
+    RGBColor(0x44, 0xaa, 0x99),
 ];
 
 /// What drawing into a string can fail by: nothing but a mistake.

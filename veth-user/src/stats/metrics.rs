@@ -77,8 +77,15 @@ fn counters() -> Vec<Counter> {
 }
 
 /// The labels of a port.
-fn labels<'a>(snapshot: &'a Snapshot, port: &'a PortStats) -> [(&'static str, &'a str); 3] {
-    [("topology", &snapshot.topology), ("pod", port.pod.as_deref().unwrap_or_default()), ("port", &port.port)]
+fn labels(snapshot: &Snapshot, port: &PortStats) -> [(&'static str, String); 3] {
+    let pod = port.pod.as_deref().unwrap_or_default();
+    [("topology", escaped(&snapshot.topology)), ("pod", escaped(pod)), ("port", escaped(&port.port))]
+}
+
+/// A value as it stands between quotes, which the encoder does not see to. The name of a link may have any character
+/// but a few.
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 impl Collector for All {
@@ -88,9 +95,9 @@ impl Collector for All {
         let ports =
             || snapshots().flat_map(|snapshot| snapshot.ports.iter().map(move |port| (snapshot, port)));
         let counter =
-            |family: &mut prometheus_client::encoding::MetricEncoder<'_>, labels: &[(&str, &str)], value| {
-                ConstCounter::new(value).encode(family.encode_family(&labels)?)
-            };
+            |family: &mut prometheus_client::encoding::MetricEncoder<'_>,
+             labels: &[(&str, String)],
+             value| { ConstCounter::new(value).encode(family.encode_family(&labels)?) };
         for (name, help, unit, read) in counters() {
             let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
             for (snapshot, port) in ports() {
@@ -104,27 +111,31 @@ impl Collector for All {
         for (snapshot, port) in ports() {
             for (reason, Sum { packets, .. }) in &port.dropped {
                 let [topology, pod, name] = labels(snapshot, port);
-                counter(&mut family, &[topology, pod, name, ("reason", reason)], *packets)?;
+                counter(&mut family, &[topology, pod, name, ("reason", (*reason).to_owned())], *packets)?;
             }
         }
         let help = "Frames from interfaces that are no port, which were passed on";
         let mut family =
             encoder.encode_descriptor("veth_unattributed", help, Some(&packets), MetricType::Counter)?;
         for snapshot in snapshots() {
-            counter(&mut family, &[("topology", &snapshot.topology)], snapshot.unattributed.packets)?;
+            counter(
+                &mut family,
+                &[("topology", escaped(&snapshot.topology))],
+                snapshot.unattributed.packets,
+            )?;
         }
         let help = "Which link on the host and which kind of path a port is, as labels";
         let mut family = encoder.encode_descriptor("veth_port", help, None, MetricType::Info)?;
         for (snapshot, port) in ports() {
             let [topology, pod, name] = labels(snapshot, port);
-            let all = [topology, pod, name, ("link", port.link.as_str()), ("path", port.path)];
+            let all = [topology, pod, name, ("link", escaped(&port.link)), ("path", port.path.to_owned())];
             ConstGauge::new(1_i64).encode(family.encode_family(&all.as_slice())?)?;
         }
         let help = "Whether the counters of a topology could be read: 1, or 0";
         let mut family =
             encoder.encode_descriptor("veth_topology_readable", help, None, MetricType::Gauge)?;
         for Scraped { topology, snapshot } in scraped {
-            let labels = [("topology", topology.as_str())];
+            let labels = [("topology", escaped(topology))];
             ConstGauge::new(i64::from(snapshot.is_some()))
                 .encode(family.encode_family(&labels.as_slice())?)?;
         }

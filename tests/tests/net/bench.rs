@@ -95,6 +95,44 @@ fn frames_that_the_kernel_makes_arrive() {
 }
 
 #[test]
+fn more_pods_and_pods_that_come_and_go_are_compared_with_the_same_without() {
+    let lab = Lab::new();
+    for (args, names) in [
+        (&["scale", "--pods", "2,3"][..], ["switch", "switch@3", "bridge", "bridge@3"]),
+        (&["churn", "--pods", "3"], ["switch@3", "switch+churn@3", "bridge@3", "bridge+churn@3"]),
+    ] {
+        let args = [&["bench"], args, &["--time", "50ms", "--rounds", "2", "--json", "-"]].concat();
+        let report: Value = serde_json::from_str(&lab.ok(&args)).unwrap();
+        let all = rows(&report);
+        for name in names {
+            let (_, row) = all.iter().find(|(_, row)| row["path"] == name).unwrap();
+            assert!(row["failed"].is_null() && row["rate"]["median"].as_f64().unwrap() > 0.0, "{row}");
+        }
+        let verdicts = report["verdicts"].to_string();
+        assert!(verdicts.contains(&format!("{}, tcp_rr", names[1])), "{verdicts}");
+        assert!(verdicts.contains(" of the same "), "{verdicts}");
+    }
+}
+
+#[test]
+fn every_program_has_its_cost_and_does_what_is_said() {
+    let lab = Lab::new();
+    let costs: Value = serde_json::from_str(&lab.ok(&["bench", "prog", "--json"])).unwrap();
+    let costs = costs.as_array().unwrap();
+    assert!(costs.iter().filter(|cost| cost["program"] == "veth_ingress").count() >= 6, "{costs:?}");
+    for cost in costs {
+        let (frame, is_xdp) = (cost["frame"].as_str().unwrap(), cost["program"] == "veth_xdp");
+        // TC_ACT_UNSPEC (TCX_NEXT), TC_ACT_SHOT, TC_ACT_REDIRECT; XDP_PASS, XDP_DROP, XDP_REDIRECT.
+        let expected: u32 = match frame.rsplit(": ").next().unwrap() {
+            "redirected" => [7, 4][usize::from(is_xdp)],
+            "dropped" => [2, 1][usize::from(is_xdp)],
+            _ => [u32::MAX, 2][usize::from(is_xdp)],
+        };
+        assert_eq!(cost["action"], expected, "{cost}");
+    }
+}
+
+#[test]
 fn tables_and_pages_say_what_was_measured() {
     let lab = Lab::new();
     let folder = TempDir::new().unwrap();
@@ -107,7 +145,9 @@ fn tables_and_pages_say_what_was_measured() {
     for part in ["<svg", "bridge", "prefers-color-scheme", "Every round", "pods = ["] {
         assert!(html.contains(part), "no {part}");
     }
-    assert!(!html.contains("http://") || !html.contains("src="), "nothing is fetched");
+    for fetch in [" src=", " href=", "url(", "@import"] {
+        assert!(!html.contains(fetch), "{fetch} fetches something");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use veth_tests::{
     frame::{ETHERTYPE_EXPERIMENTAL, ethernet},
     lab::{pins, pod_link_stats, silence},
     topology::Declared,
-    traffic::udp,
+    traffic::{bind, udp},
 };
 
 use veth_user::datapath::Hook;
@@ -119,6 +119,11 @@ fn on_paths_that_only_the_kernel_serves(hook: Hook) {
         file.write(&path(kind, &format!("{own}counters = true\n")));
         lab.ok(&file.args("up"));
         assert!(lab.ok(&file.args("plan")).contains("nothing to do"), "{kind}");
+        // Off and on again.
+        for text in [path(kind, own), path(kind, &format!("{own}counters = true\n"))] {
+            file.write(&text);
+            lab.ok(&file.args("up"));
+        }
         let [a, b] = ["a", "b"].map(|pod| lab.pod(&format!("{kind}-{pod}")));
         silence(&a);
         silence(&b);
@@ -148,6 +153,20 @@ fn on_paths_that_only_the_kernel_serves(hook: Hook) {
             assert_eq!(grown("/redirected/packets"), 0, "{kind} {port}");
         }
         assert_eq!(kernel.tx_packets - kernel_before.tx_packets, rounds, "{kind}");
+
+        // One way only: who sent is told from who received.
+        let (sender, receiver) = (bind(&a, "0.0.0.0".parse().unwrap()), bind(&b, address));
+        for _ in 0..7 {
+            sender.send_to(&[0; 100], receiver.local_addr().unwrap()).unwrap();
+            receiver.recv(&mut [0; 200]).unwrap();
+        }
+        let later = ports(&lab.quiet_stats(kind));
+        let grown = |port: usize, path: &str| {
+            let read = |ports: &[serde_json::Value]| ports[port].pointer(path).unwrap().as_u64().unwrap();
+            read(&later) - read(&after)
+        };
+        let packets = |port| (grown(port, "/rx/packets"), grown(port, "/tx/packets"));
+        assert_eq!((packets(0), packets(1)), ((7, 0), (0, 7)), "{kind}");
 
         // What counts at a pod's end goes with its pin, and is put back.
         if kind == "direct" && hook == Hook::Tcx {

@@ -16,24 +16,22 @@ mod workload;
 use std::{
     io,
     sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
 };
-
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 pub use self::{
     attach::Attached,
     report::{CellResult, Document, SCHEMA, html, table},
+    run::Watch,
 };
 use self::{
     report::Context,
-    run::{Contestant, Watch},
-    spec::{Base, Cell, PathSpec, usual_cells},
+    run::Contestant,
+    spec::{Base, Cell, PathSpec, Placement, usual_cells},
 };
 use crate::{datapath, net, state, text::with_causes, topology};
 
-/// How often the bar moves.
-const TICK: Duration = Duration::from_millis(250);
+/// Paths of one run: each has a network of its own.
+const PATHS_MAX: usize = 100;
 
 /// Why nothing could be measured.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +64,12 @@ pub enum Error {
         /// Why not.
         why: String,
     },
+    /// Ends cannot be placed as they should be.
+    #[error("only one CPU may be used, so the ends cannot be on two: use --placement one")]
+    OneCpu,
+    /// More paths than there are networks for.
+    #[error("{0} paths are too many: {PATHS_MAX} can be measured in one run")]
+    Paths(usize),
     /// A mistake in this program: a path is declared by what is no topology.
     #[error("the topology of a path is wrong: {0}")]
     Declaration(String),
@@ -167,21 +171,43 @@ fn wanted(plan: &Plan) -> Vec<(PathSpec, bool)> {
 /// # Errors
 ///
 /// When a path that was named cannot be made, or the machine cannot be looked at.
-pub async fn bench(plan: &Plan, stop: &'static AtomicBool) -> Result<Document, Error> {
+pub async fn bench(
+    plan: &Plan,
+    stop: &'static AtomicBool,
+    watch: impl Watch + Send + 'static,
+) -> Result<Document, Error> {
     let roots = roots();
+    let document = measure(&roots, plan, stop, watch).await;
+    end(&roots).await;
+    document
+}
+
+async fn measure(
+    roots: &state::Roots,
+    plan: &Plan,
+    stop: &'static AtomicBool,
+    watch: impl Watch + Send + 'static,
+) -> Result<Document, Error> {
+    let cpus = cpu::allowed().map_err(Error::Accounting)?;
+    if cpus.len() < 2 && plan.cells.iter().any(|cell| cell.placement == Placement::Two) {
+        return Err(Error::OneCpu);
+    }
+    let wanted = wanted(plan);
+    if wanted.len() > PATHS_MAX {
+        return Err(Error::Paths(wanted.len()));
+    }
     let netlink = net::Netlink::open()?;
     netlink.set_up(netlink.link("lo").await?.index).await?;
     let (mut contestants, mut skipped) = (Vec::new(), Vec::new());
-    let bar = Bar::new();
-    for (number, (spec, is_named)) in (1..).zip(wanted(plan)) {
-        bar.sample(&format!("making {spec}"));
-        match stage::build(&roots, &spec, number, plan.is_v4).await {
+    for (number, (spec, is_named)) in (1..).zip(wanted) {
+        watch.sample(&format!("making {spec}"));
+        match stage::build(roots, &spec, number, plan.is_v4).await {
             Ok(stage) => contestants.push(Contestant {
                 name: spec.to_string(),
                 what: spec.base.what().to_owned(),
                 stage,
                 has_helpers: spec.base == Base::Ovs || spec.churn,
-                churn: spec.churn.then(|| churn::Churn::new(&roots, &spec, number)),
+                churn: spec.churn.then(|| churn::Churn::new(roots, &spec, number)),
             }),
             Err(error) if is_named => {
                 return Err(Error::Path { path: spec.to_string(), why: with_causes(&error) });
@@ -197,19 +223,15 @@ pub async fn bench(plan: &Plan, stop: &'static AtomicBool) -> Result<Document, E
         let (name, what) = ("attached".to_owned(), what.clone());
         contestants.insert(0, Contestant { name, what, stage, has_helpers: false, churn: None });
     }
-    let context = Context::new(plan, &contestants, skipped)?;
-    let cpus = cpu::allowed().map_err(Error::Accounting)?;
+    let context = Context::new(&contestants, skipped)?;
     let (cells, pairs, seed) = (plan.cells.clone(), plan.pairs, plan.seed);
     let measured = tokio::task::spawn_blocking(move || {
-        let results = run::measure(&contestants, &cells, (pairs, seed), &cpus, stop, &bar);
+        let results = run::measure(&contestants, &cells, (pairs, seed), &cpus, stop, &watch);
         (results, contestants)
     });
     let (results, contestants) =
         measured.await.map_err(|error| Error::Accounting(io::Error::other(error)))?;
-    let document = report::document(&context, plan, &contestants, &results?);
-    drop(contestants);
-    end(&roots).await;
-    Ok(document)
+    Ok(report::document(&context, plan, &contestants, &results?))
 }
 
 /// The folders of a throw-away host.
@@ -223,43 +245,5 @@ async fn end(roots: &state::Roots) {
         if let Err(error) = topology::down(roots, &topology, &stage::Quiet).await {
             log::warn!("take down {topology}: {}", with_causes(&error));
         }
-    }
-}
-
-/// A bar with the time that is left, on a terminal.
-struct Bar(ProgressBar);
-
-impl Bar {
-    fn new() -> Self {
-        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-        if let Ok(style) = ProgressStyle::with_template("{bar:30} {percent:>3} %  {eta} left  {wide_msg}") {
-            bar.set_style(style);
-        }
-        bar.enable_steady_tick(TICK);
-        Self(bar)
-    }
-}
-
-impl Watch for Bar {
-    fn begin(&self, total: Duration) {
-        self.0.set_length(u64::try_from(total.as_millis()).unwrap_or(u64::MAX));
-    }
-
-    fn sample(&self, what: &str) {
-        self.0.set_message(what.to_owned());
-    }
-
-    fn took(&self, time: Duration) {
-        self.0.inc(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-    }
-
-    fn end(&self) {
-        self.0.finish_and_clear();
-    }
-}
-
-impl Drop for Bar {
-    fn drop(&mut self) {
-        self.end();
     }
 }

@@ -105,11 +105,15 @@ pub(super) fn expected(cells: &[Cell], contestants: usize) -> Duration {
     each.sum::<Duration>() * u32::try_from(contestants).unwrap_or(u32::MAX)
 }
 
-/// What is said while it goes on.
-pub(super) trait Watch {
+/// Who is told how far it has come.
+pub trait Watch {
+    /// It begins, and will take so long.
     fn begin(&self, total: Duration);
+    /// Something begins that takes a moment.
     fn sample(&self, what: &str);
+    /// A sample took so long.
     fn took(&self, time: Duration);
+    /// It is over.
     fn end(&self);
 }
 
@@ -315,6 +319,5 @@ mod tests {
         assert_eq!(place(&[0, 1, 4, 5], Placement::Two), [4, 5]);
         assert_eq!(place(&[0, 1], Placement::One), [1, 1]);
         assert_eq!(place(&[3], Placement::Two), [3, 3]);
-        assert!(Workload::TcpRr.is_request_response());
     }
 }

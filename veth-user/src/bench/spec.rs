@@ -109,16 +109,13 @@ impl From<Base> for PathSpec {
 
 impl fmt::Display for PathSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = |value: Option<clap::builder::PossibleValue>| {
-            value.map(|value| value.get_name().to_owned()).unwrap_or_default()
-        };
         f.write_str(self.base.name())?;
         match (self.hook, self.redirect) {
             (HookWish::Auto, RedirectWish::Auto) => {}
             (HookWish::Xdp, RedirectWish::Auto) => f.write_str("+xdp")?,
-            (hook, RedirectWish::Auto) => write!(f, ":{}", name(hook.to_possible_value()))?,
+            (hook, RedirectWish::Auto) => write!(f, ":{}", word(&hook))?,
             (hook, redirect) => {
-                write!(f, ":{}:{}", name(hook.to_possible_value()), name(redirect.to_possible_value()))?;
+                write!(f, ":{}:{}", word(&hook), word(&redirect))?;
             }
         }
         f.write_str(if self.big_tcp { "+big-tcp" } else { "" })?;
@@ -188,6 +185,11 @@ impl FromStr for PathSpec {
         }
         Ok(spec)
     }
+}
+
+/// A value as options and files have it.
+pub(super) fn word(value: &impl ValueEnum) -> String {
+    value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
 /// What the ends do.

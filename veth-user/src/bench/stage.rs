@@ -9,12 +9,11 @@ use std::{
 
 use aya::programs::Xdp;
 use aya_obj::programs::XdpAttachType;
-use clap::ValueEnum as _;
 use veth_common::Mac;
 
 use super::{
     Error,
-    spec::{Base, PathSpec},
+    spec::{Base, PathSpec, word},
     workload::{End, Ends, Generator, Injection},
 };
 use crate::{
@@ -107,12 +106,8 @@ pub(super) fn declaration(spec: &PathSpec, number: u8, pods: usize) -> String {
         Base::NullRedirect => "wire",
         base => base.name(),
     };
-    let value = |value: Option<clap::builder::PossibleValue>| {
-        value.map(|value| value.get_name().to_owned()).unwrap_or_default()
-    };
     if spec.base.is_accelerated() {
-        let hook = value(spec.hook.to_possible_value());
-        let redirect = value(spec.redirect.to_possible_value());
+        let (hook, redirect) = (word(&spec.hook), word(&spec.redirect));
         let _infallible = writeln!(text, "hook = \"{hook}\"\nredirect = \"{redirect}\"");
     }
     let pods = if pods == 2 { "[\"a\", \"b\"]".to_owned() } else { pods.to_string() };
@@ -198,18 +193,8 @@ fn ends(topology: &Topology, is_v4: bool) -> Result<Ends, Error> {
     Ok([end(first)?, end(last)?])
 }
 
-/// A namespace of its own, and a netlink socket in it.
-fn namespace() -> Result<(Netns, Netlink), Error> {
-    let runtime = tokio::runtime::Handle::current();
-    Ok(Netns::anonymous(move || {
-        let _entered = runtime.enter();
-        sysctl::disable_dad()?;
-        Netlink::open()
-    })?)
-}
-
 async fn loopback(is_v4: bool) -> Result<Stage, Error> {
-    let (namespace, netlink) = namespace()?;
+    let (namespace, netlink) = Netns::throw_away()?;
     netlink.set_up(netlink.link("lo").await?.index).await?;
     let address = if is_v4 { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
     let end = End { namespace: Arc::new(namespace), address };
@@ -238,7 +223,7 @@ async fn macvlan(number: u8, is_v4: bool) -> Result<Stage, Error> {
     });
     let mut ends = Vec::new();
     for (pod, other) in [(0, 1), (1, 0)] {
-        let (namespace, inside) = namespace()?;
+        let (namespace, inside) = Netns::throw_away()?;
         let place = |pod: usize| mac(if pod == 0 { 2 } else { 3 });
         host.add_macvlan(&Macvlan { name: "eth0", mac: place(pod), lower, namespace: &namespace }).await?;
         let link = inside.link("eth0").await?.index;

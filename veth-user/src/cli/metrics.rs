@@ -29,6 +29,9 @@ use crate::{
     topology,
 };
 
+/// The pause after a connection that could not be accepted.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// How long a client may take to ask.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -62,15 +65,23 @@ pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
     print(&format!("serving http://{}/metrics\n", listener.local_addr().context("listen")?))?;
     let local = LocalSet::new();
     match interruptible(local.run_until(serve(listener, source))).await? {
-        Ended::By(result) => result.map(|()| ExitCode::SUCCESS),
+        Ended::By(never) => match never {},
         // A signal is the usual way to end it.
         Ended::Signal(_) => Ok(ExitCode::SUCCESS),
     }
 }
 
-async fn serve(listener: TcpListener, source: Rc<Source>) -> Result<()> {
+async fn serve(listener: TcpListener, source: Rc<Source>) -> Infallible {
     loop {
-        let (stream, _) = listener.accept().await.context("accept a connection")?;
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            // Out of descriptors, or the client has gone: the next may do.
+            Err(error) => {
+                log::warn!("accept a connection: {error}");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
         let source = Rc::clone(&source);
         let service = service_fn(move |request| {
             let source = Rc::clone(&source);

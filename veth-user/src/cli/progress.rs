@@ -8,7 +8,7 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::topology::Progress;
+use crate::{bench::Watch, topology::Progress};
 
 /// Work shorter than this shows no bar.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -68,5 +68,43 @@ impl Progress for Bar {
 
     fn finish(&self) {
         self.bar.finish_and_clear();
+    }
+}
+
+/// A bar with the time that is left, for work whose length is known. On a terminal only.
+pub(super) struct TimeBar(ProgressBar);
+
+impl TimeBar {
+    pub(super) fn new() -> Self {
+        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+        if let Ok(style) = ProgressStyle::with_template("{bar:30} {percent:>3} %  {eta} left  {wide_msg}") {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(PATIENCE);
+        Self(bar)
+    }
+}
+
+impl Watch for TimeBar {
+    fn begin(&self, total: Duration) {
+        self.0.set_length(u64::try_from(total.as_millis()).unwrap_or(u64::MAX));
+    }
+
+    fn sample(&self, what: &str) {
+        self.0.set_message(what.to_owned());
+    }
+
+    fn took(&self, time: Duration) {
+        self.0.inc(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+    }
+
+    fn end(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+impl Drop for TimeBar {
+    fn drop(&mut self) {
+        self.end();
     }
 }

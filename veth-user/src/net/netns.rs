@@ -17,7 +17,7 @@ use nix::{
     sched::{CloneFlags, setns, unshare},
 };
 
-use super::{Error, Netlink, Result, netlink::on_own_thread};
+use super::{Error, Netlink, Result, netlink::on_own_thread, sysctl};
 
 /// Where `ip netns` keeps names.
 pub const NETNS_DIR: &str = "/run/netns";
@@ -94,6 +94,20 @@ impl Netns {
             let prepared = prepare()?;
             Ok((Self::current()?, prepared))
         })?
+    }
+
+    /// Makes such a namespace whose addresses can be used at once, and connects to netlink inside.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel makes no namespace.
+    pub fn throw_away() -> Result<(Self, Netlink)> {
+        let runtime = tokio::runtime::Handle::current();
+        Self::anonymous(move || {
+            let _entered = runtime.enter();
+            sysctl::disable_dad()?;
+            Netlink::open()
+        })
     }
 
     /// Gives the namespace a name, so that it stays and `ip netns` shows it. The folder of names must be there:

@@ -61,8 +61,8 @@ impl Scratch {
     ///
     /// When the kernel refuses.
     pub async fn new() -> Result<Self, Error> {
-        let (host, netlink) = namespace()?;
-        let pods = [namespace()?, namespace()?];
+        let (host, netlink) = Netns::throw_away()?;
+        let pods = [Netns::throw_away()?, Netns::throw_away()?];
         for (number, (pod, inside)) in pods.iter().enumerate() {
             netlink
                 .add_pair(&Pair {
@@ -156,16 +156,6 @@ impl Scratch {
 
 /// The host ends.
 const HOST_ENDS: [&str; 2] = ["probe1", "probe2"];
-
-/// A namespace and a netlink socket inside.
-fn namespace() -> Result<(Netns, Netlink), Error> {
-    let runtime = tokio::runtime::Handle::current();
-    Ok(Netns::anonymous(move || {
-        let _entered = runtime.enter();
-        net::sysctl::disable_dad()?;
-        Netlink::open()
-    })?)
-}
 
 fn socket(source: io::Error) -> Error {
     net::Error::new("send a frame through a veth pair", source).into()

@@ -438,6 +438,8 @@ impl Worker<'_> {
 
     async fn load(&mut self) -> Result<(), Error> {
         let Record { topology, selection, capacity, .. } = self.record;
+        // What is pinned is of paths that have gone since: programs are loaded only where there are none.
+        pins::remove_all(self.roots, &topology.name)?;
         pins::prepare(self.roots)?;
         let set_packet_host = selection.redirect == Redirect::Peer
             && probe::must_set_packet_host(probe::Kernel::current()?).await?;

@@ -734,7 +734,14 @@ impl fmt::Display for Description<'_> {
             Step::Redirect { pod, port, mode: RedirectMode::Host } => {
                 write!(f, "reach {} through its host end", link(*pod, *port))
             }
-            Step::Attach { pod, port } => write!(f, "attach {hook} to {}", link(*pod, *port)),
+            Step::Attach { pod, port } => {
+                let path = topology.path(&topology.pods[*pod].ports[*port]);
+                if path.kind.is_accelerated() {
+                    write!(f, "attach {hook} to {}", link(*pod, *port))
+                } else {
+                    write!(f, "attach a counter to {}", link(*pod, *port))
+                }
+            }
             Step::Connect { pod, port } => write!(f, "connect {}", link(*pod, *port)),
             Step::Cable { cable } => write!(f, "make link {}", topology.cables[*cable].name),
             Step::Forget { pod } => {

@@ -23,7 +23,6 @@ use super::{
     stage::Stage,
     statistics::{Estimate, median, ratios},
 };
-
 use crate::net::ethtool::Ethtool;
 
 /// The version of the document. It grows with every change that a reader must know of.
@@ -215,11 +214,7 @@ pub(super) struct Context {
 }
 
 impl Context {
-    pub(super) fn new(
-        _plan: &Plan,
-        contestants: &[Contestant],
-        skipped: Vec<(String, String)>,
-    ) -> Result<Self, Error> {
+    pub(super) fn new(contestants: &[Contestant], skipped: Vec<(String, String)>) -> Result<Self, Error> {
         let path = |contestant: &Contestant| Path {
             name: contestant.name.clone(),
             what: contestant.what.clone(),
@@ -389,8 +384,8 @@ fn method(plan: &Plan) -> Method {
         "Neighbours are known beforehand. TCP sockets use cubic, whatever the machine's default is.",
         "A ratio is of two paths in the same round. The figure is the median of all rounds, with the bootstrap 95 % \
          interval of the median. Where that is wider than 5 % on either side, it is inconclusive.",
-        "A round in which others had more than 8 % of a CPU, by the kernel's own accounting, is marked, taken again, \
-         and does not count.",
+        "A second in which others had more than 8 % of a CPU, by the kernel's own accounting, is marked; its rounds are \
+         taken again and do not count.",
         "Times of transactions are taken by the end that begins, in an HDR histogram of three digits, over all rounds.",
         "CPU time is that of all CPUs while a sample is taken, in ticks of 10 ms, by what was done meanwhile.",
         "udp_pps on one CPU is one thread that sends a batch of 64 and receives it: what a datagram costs. On two CPUs \

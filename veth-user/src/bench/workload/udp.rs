@@ -92,13 +92,21 @@ fn in_turns(ends: &Ends, setting: &Setting) -> Result<Part, Error> {
 fn turns(setting: &Setting, out: &UdpSocket, into: &UdpSocket) -> Result<Part, Failed> {
     let Setting { duration, size, .. } = *setting;
     let (mut sending, mut receiving) = (Batch::new(size), Batch::new(size));
+    let (mut sent, mut received) = (0_u64, 0_u64);
     let mut turn = || {
-        let sent = sending.send(out, batch::LENGTH).or_else(at("send"))?;
-        let mut waiting = sent;
-        while waiting > 0 {
-            waiting -= receiving.receive(into).or_else(at("receive"))?.min(waiting);
+        let batch = sending.send(out, batch::LENGTH).or_else(at("send"))?;
+        let mut came = 0;
+        while came < batch {
+            match receiving.receive(into) {
+                Ok(count) => came += count,
+                // The rest of it is lost. Where nothing comes at all, that is said.
+                Err(error) if error.kind() == ErrorKind::WouldBlock && came > 0 => break,
+                Err(error) => return Err(("receive", error)),
+            }
         }
-        Ok::<_, Failed>(u32::try_from(sent).unwrap_or_default())
+        sent += u64::try_from(batch).unwrap_or_default();
+        received += u64::try_from(came).unwrap_or_default();
+        Ok::<_, Failed>(u32::try_from(came).unwrap_or_default())
     };
     let start = Instant::now();
     while start.elapsed() < duration / 8 {
@@ -110,7 +118,8 @@ fn turns(setting: &Setting, out: &UdpSocket, into: &UdpSocket) -> Result<Part, F
         let elapsed = start.elapsed();
         if elapsed >= duration {
             let rate = datagrams / elapsed.as_secs_f64();
-            return Ok(Part { rate, operations: datagrams * 9.0 / 8.0, ..Part::default() });
+            let lost = Some((sent, sent.saturating_sub(received)));
+            return Ok(Part { rate, operations: datagrams * 9.0 / 8.0, latency: None, lost });
         }
     }
 }

@@ -338,6 +338,12 @@ impl<'d> Resolver<'d> {
                 );
                 self.refuse(check.span(), message, "remove it, or use a switch");
             }
+            if let Some(counters) = spec.counters.as_ref().filter(|counters| !*counters.get())
+                && kind.is_accelerated()
+            {
+                let message = format!("{kind_name} always counts: its programs see every frame anyway");
+                self.refuse(counters.span(), message, "remove it, or use a bridge or a direct pair");
+            }
             if let Some(neighbours) = spec.neighbours.as_ref().filter(|neighbours| *neighbours.get())
                 && is_route
             {

@@ -281,6 +281,10 @@ const BAD: &[Case] = &[
         ],
     ),
     (
+        "[switch.s]\npods = 2\ncounters = false\n[bridge.b]\npods = 2\ncounters = false",
+        &[("3:12", "a switch always counts", "remove it")],
+    ),
+    (
         "[direct.d]\npods = [\"a\", \"a\"]",
         &[("2:14", "both ends of a direct pair are the pod `a`", "two different")],
     ),

@@ -71,6 +71,25 @@ pub fn extension(next: u8, payload: &[u8]) -> Vec<u8> {
     [&[next, 0, 0, 0, 0, 0, 0, 0], payload].concat()
 }
 
+/// An IPv4 header for a packet of a length, which includes it.
+#[must_use]
+pub fn ipv4_header(from: Ipv4Addr, to: Ipv4Addr, protocol: u8, length: usize) -> [u8; 20] {
+    let mut header = [0x45, 0, 0, 0, 0, 7, 0, 0, 64, protocol, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    header[2..4].copy_from_slice(&u16::try_from(length).unwrap().to_be_bytes());
+    header[12..16].copy_from_slice(&from.octets());
+    header[16..].copy_from_slice(&to.octets());
+    set_checksum(&mut header);
+    header
+}
+
+fn set_checksum(header: &mut [u8; 20]) {
+    header[10..12].fill(0);
+    let sum: u32 = header.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let checksum = !u16::try_from((folded & 0xffff) + (folded >> 16)).unwrap();
+    header[10..12].copy_from_slice(&checksum.to_be_bytes());
+}
+
 /// An IPv4 datagram with UDP in it, whole or as fragments of `fragment` bytes of payload.
 #[must_use]
 pub fn udp(from: Ipv4Addr, to: Ipv4Addr, port: u16, payload: &[u8], fragment: usize) -> Vec<Vec<u8>> {
@@ -83,18 +102,9 @@ pub fn udp(from: Ipv4Addr, to: Ipv4Addr, port: u16, payload: &[u8], fragment: us
         let offset = number * fragment;
         let more = offset + part.len() < datagram.len();
         let flags = u16::try_from(offset / 8).unwrap() | if more { 0x2000 } else { 0 };
-        let mut header = vec![0x45, 0];
-        header.extend(u16::try_from(20 + part.len()).unwrap().to_be_bytes());
-        header.extend([0, 7]);
-        header.extend(flags.to_be_bytes());
-        header.extend([64, 17, 0, 0]);
-        header.extend(from.octets());
-        header.extend(to.octets());
-        let sum: u32 =
-            header.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
-        let folded = (sum & 0xffff) + (sum >> 16);
-        let checksum = !u16::try_from((folded & 0xffff) + (folded >> 16)).unwrap();
-        header[10..12].copy_from_slice(&checksum.to_be_bytes());
+        let mut header = ipv4_header(from, to, UDP, 20 + part.len());
+        header[6..8].copy_from_slice(&flags.to_be_bytes());
+        set_checksum(&mut header);
         packets.push([&header[..], part].concat());
     }
     packets

@@ -16,8 +16,10 @@ pub mod need;
 pub mod nft;
 pub mod packet;
 pub mod pair;
+mod random;
 pub mod topology;
 pub mod traffic;
 
 pub use lab::{Finished, Lab, Running};
 pub use pair::Pair;
+pub use random::Random;

@@ -28,8 +28,18 @@ impl PacketSocket {
     /// Opens a socket on a link in a namespace.
     #[must_use]
     pub fn open(namespace: &Netns, link: &str) -> Self {
+        Self::open_for(namespace, link, u16::try_from(libc::ETH_P_ALL).unwrap())
+    }
+
+    /// The same for one that only sends: nothing that the link receives is kept for it.
+    #[must_use]
+    pub fn sender(namespace: &Netns, link: &str) -> Self {
+        Self::open_for(namespace, link, 0)
+    }
+
+    fn open_for(namespace: &Netns, link: &str, protocol: u16) -> Self {
         let link = CString::new(link).unwrap();
-        namespace.run(|| open(&link)).unwrap().unwrap()
+        namespace.run(|| open(&link, protocol)).unwrap().unwrap()
     }
 
     /// Sends one frame.
@@ -37,6 +47,33 @@ impl PacketSocket {
         // SAFETY: the buffer is as long as we say.
         let sent = unsafe { libc::send(self.socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
         assert_eq!(usize::try_from(sent).ok(), Some(frame.len()), "send: {}", io::Error::last_os_error());
+    }
+
+    /// Sends frames, many by one call.
+    pub fn send_all(&self, frames: &[&[u8]]) {
+        let mut vectors: Vec<libc::iovec> = frames
+            .iter()
+            .map(|frame| libc::iovec { iov_base: frame.as_ptr().cast_mut().cast(), iov_len: frame.len() })
+            .collect();
+        let mut messages: Vec<libc::mmsghdr> = vectors
+            .iter_mut()
+            .map(|vector| {
+                // SAFETY: all zero is a valid mmsghdr.
+                let mut message: libc::mmsghdr = unsafe { mem::zeroed() };
+                message.msg_hdr.msg_iov = vector;
+                message.msg_hdr.msg_iovlen = 1;
+                message
+            })
+            .collect();
+        let mut messages = &mut messages[..];
+        while !messages.is_empty() {
+            let count = u32::try_from(messages.len()).unwrap();
+            // SAFETY: as many messages as we say, with buffers that live on and are only read.
+            let sent = unsafe { libc::sendmmsg(self.socket.as_raw_fd(), messages.as_mut_ptr(), count, 0) };
+            let sent = usize::try_from(sent);
+            let sent = sent.unwrap_or_else(|_| panic!("sendmmsg: {}", io::Error::last_os_error()));
+            messages = &mut messages[sent..];
+        }
     }
 
     /// Waits for a frame that ends with some bytes. Others are passed over.
@@ -96,9 +133,9 @@ pub fn receive_with<T: Copy>(socket: RawFd) -> (Vec<u8>, Option<T>) {
     (bytes, Some(unsafe { data.cast::<T>().read_unaligned() }))
 }
 
-fn open(link: &CString) -> io::Result<PacketSocket> {
+fn open(link: &CString, protocol: u16) -> io::Result<PacketSocket> {
     let check = |result: i32| if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) };
-    let protocol = u16::to_be(u16::try_from(libc::ETH_P_ALL).unwrap());
+    let protocol = protocol.to_be();
     // SAFETY: plain numbers.
     let fd = check(unsafe {
         libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol.into())

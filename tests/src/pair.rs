@@ -52,6 +52,8 @@ impl Pair {
     }
 }
 
-fn mac(pod: &Netns) -> Mac {
+/// The address of a pod's link `eth0`.
+#[must_use]
+pub fn mac(pod: &Netns) -> Mac {
     pod.run(|| with_netlink(async |netlink| netlink.link("eth0").await.unwrap().mac.unwrap())).unwrap()
 }

@@ -4,7 +4,8 @@
 //! is tested here without a kernel is what runs in one.
 
 use crate::{
-    DropReason, FdbKey, Frame, Mac, Packet, Port, PortKind, RedirectMode, SourceKey, Target, Verdict, spoof,
+    DropReason, FdbKey, Frame, Mac, Packet, PassReason, Port, PortKind, RedirectMode, SourceKey, Target,
+    Verdict, spoof,
 };
 
 /// What a decision may look up. At most one hash look-up a frame, and another where the sender is checked.
@@ -24,7 +25,7 @@ pub trait Tables {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// Leave it to the slow path.
-    Pass,
+    Pass(PassReason),
     /// Hand it to a port.
     Redirect {
         /// The port's slot, where the hand-over is counted.
@@ -43,7 +44,7 @@ impl Decision {
     #[must_use]
     pub const fn verdict(self) -> Verdict {
         match self {
-            Self::Pass => Verdict::Passed,
+            Self::Pass(_) => Verdict::Passed,
             Self::Redirect { .. } => Verdict::Redirected,
             Self::Drop(_) => Verdict::Dropped,
         }
@@ -66,7 +67,7 @@ pub fn decide(port: &Port, frame: &Frame<'_>, packet: &impl Packet, tables: &imp
     } else if port.kind == PortKind::Bridge as u32 {
         Decision::Drop(DropReason::NoGateway)
     } else {
-        Decision::Pass
+        Decision::Pass(PassReason::NotAccelerated)
     }
 }
 
@@ -74,22 +75,28 @@ pub fn decide(port: &Port, frame: &Frame<'_>, packet: &impl Packet, tables: &imp
 #[inline(always)]
 fn switch(port: &Port, frame: &Frame<'_>, tables: &impl Tables) -> Decision {
     let Some(header) = frame.header else {
-        return Decision::Pass;
+        return Decision::Pass(PassReason::NoHeader);
     };
-    if header.destination.is_multicast() || !header.source.is_valid_source() {
-        return Decision::Pass;
+    if header.destination.is_multicast() {
+        return Decision::Pass(PassReason::Group);
+    }
+    if !header.source.is_valid_source() {
+        return Decision::Pass(PassReason::InvalidSource);
     }
     let Some(target) = tables.lookup(FdbKey { domain: port.domain, mac: header.destination }) else {
-        return Decision::Pass;
+        return Decision::Pass(PassReason::UnknownDestination);
     };
-    if target.slot == port.slot || too_long(frame, &target) {
-        return Decision::Pass;
+    if target.slot == port.slot {
+        return Decision::Pass(PassReason::SamePort);
+    }
+    if too_long(frame, &target) {
+        return Decision::Pass(PassReason::TooLong);
     }
     match tables.interface(target.slot) {
         Some(ifindex) => {
             Decision::Redirect { slot: target.slot, ifindex, mode: mode(header.destination, &target) }
         }
-        None => Decision::Pass,
+        None => Decision::Pass(PassReason::TargetGone),
     }
 }
 
@@ -225,34 +232,33 @@ mod tests {
     #[test]
     fn switch_leaves_the_rest_to_the_bridge() {
         let lab = Lab::new();
-        for (why, destination, source) in [
-            ("unknown", STRANGER, A),
-            ("broadcast", Mac::new([0xff; 6]), A),
-            ("multicast", Mac::new([0x33, 0x33, 0, 0, 0, 1]), A),
-            ("its own address", A, A),
-            ("zero source", B, Mac::new([0; 6])),
-            ("multicast source", B, Mac::new([1, 0, 0, 0, 0, 1])),
+        for (reason, destination, source) in [
+            (PassReason::UnknownDestination, STRANGER, A),
+            (PassReason::Group, Mac::new([0xff; 6]), A),
+            (PassReason::Group, Mac::new([0x33, 0x33, 0, 0, 0, 1]), A),
+            (PassReason::SamePort, A, A),
+            (PassReason::InvalidSource, B, Mac::new([0; 6])),
+            (PassReason::InvalidSource, B, Mac::new([1, 0, 0, 0, 0, 1])),
         ] {
-            assert_eq!(
-                decide(&switch_port(), &frame(&header(destination, source)), &lab),
-                Decision::Pass,
-                "{why}"
-            );
+            let decision = decide(&switch_port(), &frame(&header(destination, source)), &lab);
+            assert_eq!(decision, Decision::Pass(reason));
         }
         let headless = Frame { header: None, length: 10, gso: false };
-        assert_eq!(decide(&switch_port(), &headless, &lab), Decision::Pass);
+        assert_eq!(decide(&switch_port(), &headless, &lab), Decision::Pass(PassReason::NoHeader));
     }
 
     #[test]
     fn switch_keeps_domains_apart() {
         let port = Port { domain: 8, ..switch_port() };
-        assert_eq!(decide(&port, &frame(&header(B, A)), &Lab::new()), Decision::Pass);
+        let decision = decide(&port, &frame(&header(B, A)), &Lab::new());
+        assert_eq!(decision, Decision::Pass(PassReason::UnknownDestination));
     }
 
     #[test]
     fn switch_falls_to_the_slow_path_when_the_target_is_gone() {
         let lab = Lab { b_is_there: false, ..Lab::new() };
-        assert_eq!(decide(&switch_port(), &frame(&header(B, A)), &lab), Decision::Pass);
+        let decision = decide(&switch_port(), &frame(&header(B, A)), &lab);
+        assert_eq!(decision, Decision::Pass(PassReason::TargetGone));
     }
 
     #[test]
@@ -261,7 +267,7 @@ mod tests {
         for (length, gso, fits) in [(1518, false, true), (1519, false, false), (65_000, true, true)] {
             let header = header(B, A);
             let frame = Frame { length, gso, ..frame(&header) };
-            let switch_verdict = if fits { TO_B } else { Decision::Pass };
+            let switch_verdict = if fits { TO_B } else { Decision::Pass(PassReason::TooLong) };
             let wire_verdict = if fits { TO_B } else { Decision::Drop(DropReason::MtuExceeded) };
             assert_eq!(decide(&switch_port(), &frame, &lab), switch_verdict, "{length} {gso}");
             assert_eq!(decide(&wire_port(), &frame, &lab), wire_verdict, "{length} {gso}");
@@ -300,7 +306,8 @@ mod tests {
 
     #[test]
     fn an_empty_entry_passes() {
-        assert_eq!(decide(&Port::default(), &frame(&header(B, A)), &Lab::new()), Decision::Pass);
+        let decision = decide(&Port::default(), &frame(&header(B, A)), &Lab::new());
+        assert_eq!(decision, Decision::Pass(PassReason::NotAccelerated));
     }
 
     proptest! {

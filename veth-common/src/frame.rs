@@ -47,6 +47,14 @@ impl Mac {
         self.0[0].to_ne_bytes()[0] & 1 != 0
     }
 
+    /// Whether every bit is set.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_broadcast(self) -> bool {
+        let [ab, cd, ef] = self.0;
+        ab & cd & ef == u16::MAX
+    }
+
     /// Whether all of it is zero.
     #[must_use]
     #[inline(always)]

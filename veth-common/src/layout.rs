@@ -5,10 +5,10 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::{DropReason, Mac};
+use crate::{Cast, DropReason, Mac, PassReason, Protocol, SIZES, size_index};
 
 /// Raised with every change of a type, a map or the meaning of a number in this crate.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// Slots, ports and FDB entries that the maps hold unless user space asks for more when it loads them.
 ///
@@ -221,46 +221,230 @@ impl Tally {
     }
 }
 
-/// An entry of `COUNTERS`, one for each CPU. Nothing is stored twice: what came in is the sum of
-/// `redirected`, `passed` and `dropped`.
+/// Frames of one protocol that were not dropped. One cache line; how many there were is the sum of the sizes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
+pub struct Row {
+    /// As in [`Tally`].
+    pub bytes: u64,
+    /// As in [`Tally`].
+    pub segments: u64,
+    /// Frames by their length ([`SIZE_ENDS`](crate::SIZE_ENDS)): a GSO frame is one, of the length that the kernel handles.
+    pub sizes: [u64; SIZES],
+}
+
+/// Frames that were dropped for one reason. How many there were is the sum over the protocols.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct DropRow {
+    /// As in [`Tally`].
+    pub bytes: u64,
+    /// As in [`Tally`].
+    pub segments: u64,
+    /// Frames by [`Protocol`].
+    pub protocols: [u64; Protocol::COUNT],
+}
+
+impl Row {
+    /// How much it was.
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        Tally { packets: self.sizes.iter().sum(), bytes: self.bytes, segments: self.segments }
+    }
+}
+
+impl DropRow {
+    /// How much it was.
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        Tally { packets: self.protocols.iter().sum(), bytes: self.bytes, segments: self.segments }
+    }
+}
+
+/// What one frame adds to counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Weight {
+    /// Bytes from the destination address on, without a VLAN tag that the kernel keeps beside the frame.
+    pub length: u32,
+    /// What the frame will be cut into; 0 for a frame that is not GSO.
+    pub gso_segments: u32,
+    /// What it carries.
+    pub protocol: Protocol,
+    /// For how many it is.
+    pub cast: Cast,
+}
+
+/// An entry of `COUNTERS`: one CPU's of one port. Nothing is stored twice: what came in is the sum of what was redirected,
+/// passed and dropped, and so is every way to split it.
+///
+/// A unicast frame touches two cache lines: a [`Row`] where it came in, and the tallies of where it went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, align(64))]
 pub struct PortCounters {
-    /// Came in here and was handed to another port.
-    pub redirected: Tally,
-    /// Came in here and was left to the slow path.
-    pub passed: Tally,
+    /// Came in here and was handed to another port, by [`Protocol`].
+    pub redirected: [Row; Protocol::COUNT],
+    /// Came in here and was left to the slow path, by [`Protocol`].
+    pub passed: [Row; Protocol::COUNT],
+    /// Why it was, by [`PassReason`], in frames.
+    pub passed_for: [u64; PassReason::COUNT],
     /// Came in elsewhere and was handed to this port's pod by `bpf_redirect_peer`, past the host end.
     pub to_peer: Tally,
     /// Came in elsewhere and was sent out of this port's host end, by `bpf_redirect` or XDP.
     pub to_host: Tally,
+    /// Frames that came in here for a group, whatever became of them.
+    pub multicast: u64,
+    /// Frames that came in here for all, whatever became of them.
+    pub broadcast: u64,
     /// Came in here and ended here, by [`DropReason`].
-    pub dropped: [Tally; DropReason::COUNT],
+    pub dropped: [DropRow; DropReason::COUNT],
+    /// Zero. Fills the last cache line.
+    pub reserved: [u64; 4],
+}
+
+impl Default for PortCounters {
+    fn default() -> Self {
+        Self {
+            redirected: [Row::default(); Protocol::COUNT],
+            passed: [Row::default(); Protocol::COUNT],
+            passed_for: [0; PassReason::COUNT],
+            to_peer: Tally::default(),
+            to_host: Tally::default(),
+            multicast: 0,
+            broadcast: 0,
+            dropped: [DropRow::default(); DropReason::COUNT],
+            reserved: [0; 4],
+        }
+    }
 }
 
 impl PortCounters {
+    /// Of how many numbers it consists.
+    pub const WORDS: usize = size_of::<Self>() / size_of::<u64>();
+
     /// Adds the counters of another CPU.
     pub fn add(&mut self, other: &Self) {
-        let Self { redirected, passed, to_peer, to_host, dropped } = other;
-        self.redirected.add(redirected);
-        self.passed.add(passed);
+        let Self {
+            redirected,
+            passed,
+            passed_for,
+            to_peer,
+            to_host,
+            multicast,
+            broadcast,
+            dropped,
+            reserved: _,
+        } = other;
+        let rows = self.redirected.iter_mut().chain(&mut self.passed);
+        for (sum, part) in rows.zip(redirected.iter().chain(passed)) {
+            sum.bytes += part.bytes;
+            sum.segments += part.segments;
+            add_each(&mut sum.sizes, &part.sizes);
+        }
+        for (sum, part) in self.dropped.iter_mut().zip(dropped) {
+            sum.bytes += part.bytes;
+            sum.segments += part.segments;
+            add_each(&mut sum.protocols, &part.protocols);
+        }
+        add_each(&mut self.passed_for, passed_for);
         self.to_peer.add(to_peer);
         self.to_host.add(to_host);
-        for (sum, part) in self.dropped.iter_mut().zip(dropped) {
-            sum.add(part);
-        }
+        self.multicast += multicast;
+        self.broadcast += broadcast;
+    }
+
+    /// What was handed to another port.
+    #[must_use]
+    pub fn redirected(&self) -> Tally {
+        total(self.redirected.iter().map(Row::tally))
+    }
+
+    /// What was left to the slow path.
+    #[must_use]
+    pub fn passed(&self) -> Tally {
+        total(self.passed.iter().map(Row::tally))
     }
 
     /// Everything that came in: the sum of what became of it.
     #[must_use]
     pub fn received(&self) -> Tally {
-        let mut sum = self.redirected;
-        sum.add(&self.passed);
-        for reason in &self.dropped {
-            sum.add(reason);
-        }
-        sum
+        let dropped = self.dropped.iter().map(DropRow::tally);
+        total([self.redirected(), self.passed()].into_iter().chain(dropped))
     }
+
+    /// Counts a frame that was handed to another port.
+    #[inline(always)]
+    pub fn count_redirected(&mut self, weight: &Weight) {
+        self.redirected[weight.protocol.index()].count(weight);
+        self.count_cast(weight.cast);
+    }
+
+    /// Counts a frame that was left to the slow path.
+    #[inline(always)]
+    pub fn count_passed(&mut self, reason: PassReason, weight: &Weight) {
+        self.passed[weight.protocol.index()].count(weight);
+        self.passed_for[reason.index()] += 1;
+        self.count_cast(weight.cast);
+    }
+
+    /// Counts a frame that ended here.
+    #[inline(always)]
+    pub fn count_dropped(&mut self, reason: DropReason, weight: &Weight) {
+        let row = &mut self.dropped[reason.index()];
+        row.bytes += u64::from(weight.length);
+        row.segments += weight.segments();
+        row.protocols[weight.protocol.index()] += 1;
+        self.count_cast(weight.cast);
+    }
+
+    /// Most frames are for one, and there is nothing to count.
+    #[inline(always)]
+    const fn count_cast(&mut self, cast: Cast) {
+        match cast {
+            Cast::Unicast => {}
+            Cast::Multicast => self.multicast += 1,
+            Cast::Broadcast => self.broadcast += 1,
+        }
+    }
+}
+
+impl Row {
+    #[inline(always)]
+    fn count(&mut self, weight: &Weight) {
+        self.bytes += u64::from(weight.length);
+        self.segments += weight.segments();
+        self.sizes[size_index(weight.length)] += 1;
+    }
+}
+
+impl Tally {
+    /// Adds a frame.
+    #[inline(always)]
+    pub fn count(&mut self, weight: &Weight) {
+        self.packets += 1;
+        self.bytes += u64::from(weight.length);
+        self.segments += weight.segments();
+    }
+}
+
+impl Weight {
+    #[inline(always)]
+    fn segments(&self) -> u64 {
+        u64::from(self.gso_segments.max(1))
+    }
+}
+
+fn add_each(sums: &mut [u64], parts: &[u64]) {
+    for (sum, part) in sums.iter_mut().zip(parts) {
+        *sum += part;
+    }
+}
+
+fn total(parts: impl Iterator<Item = Tally>) -> Tally {
+    let mut sum = Tally::default();
+    for part in parts {
+        sum.add(&part);
+    }
+    sum
 }
 
 const _: () = assert!(size_of::<Target>() == 16);
@@ -270,7 +454,9 @@ const _: () = assert!(size_of::<FdbEntry>() == 24);
 const _: () = assert!(FDB_PLACES_PER_SLOT.is_power_of_two());
 const _: () = assert!(size_of::<SourceKey>() == 24);
 const _: () = assert!(size_of::<Tally>() == 24);
-const _: () = assert!(size_of::<PortCounters>() == 24 * (4 + DropReason::COUNT));
+const _: () = assert!(size_of::<Row>() == 64);
+const _: () = assert!(size_of::<PortCounters>() == 30 * 64);
+const _: () = assert!(core::mem::offset_of!(PortCounters, to_peer) % 64 == 0);
 const _: () = assert!(DEFAULT_CAPACITY.is_power_of_two());
 
 #[cfg(feature = "user")]
@@ -299,40 +485,60 @@ mod tests {
 
     use super::*;
 
-    fn tally(n: u64) -> Tally {
-        Tally { packets: n, bytes: 100 * n, segments: 2 * n }
+    fn weight(length: u32, protocol: Protocol, cast: Cast) -> Weight {
+        Weight { length, gso_segments: 0, protocol, cast }
     }
 
     #[test]
-    fn received_is_the_sum_of_what_became_of_it() {
-        let counters = PortCounters {
-            redirected: tally(1),
-            passed: tally(10),
-            to_peer: tally(1_000),
-            to_host: tally(10_000),
-            dropped: [tally(100), tally(200), tally(300), tally(100_000), tally(200_000)],
-        };
-        assert_eq!(counters.received(), tally(300_611));
+    fn every_way_to_split_adds_up_to_what_came_in() {
+        let mut counters = PortCounters::default();
+        let gso = Weight { gso_segments: 44, ..weight(65_000, Protocol::Ipv4Tcp, Cast::Unicast) };
+        counters.count_redirected(&gso);
+        counters.count_redirected(&weight(66, Protocol::Ipv4Tcp, Cast::Unicast));
+        counters.count_passed(PassReason::Group, &weight(42, Protocol::Arp, Cast::Broadcast));
+        counters.count_passed(PassReason::Group, &weight(90, Protocol::Ipv6Icmp, Cast::Multicast));
+        counters.count_dropped(DropReason::SpoofedMac, &weight(200, Protocol::Ipv6Udp, Cast::Unicast));
+        counters.count_dropped(DropReason::SpoofedMac, &weight(42, Protocol::Arp, Cast::Broadcast));
+
+        assert_eq!(counters.received(), Tally { packets: 6, bytes: 65_440, segments: 49 });
+        assert_eq!(counters.redirected(), Tally { packets: 2, bytes: 65_066, segments: 45 });
+        assert_eq!(counters.passed(), Tally { packets: 2, bytes: 132, segments: 2 });
+        let dropped = counters.dropped[DropReason::SpoofedMac.index()];
+        assert_eq!(dropped.tally(), Tally { packets: 2, bytes: 242, segments: 2 });
+        assert_eq!(dropped.protocols[Protocol::Arp.index()], 1);
+        assert_eq!(counters.redirected[Protocol::Ipv4Tcp.index()].sizes, [1, 0, 0, 0, 0, 1]);
+        assert_eq!(counters.passed_for.iter().sum::<u64>(), counters.passed().packets);
+        assert_eq!((counters.multicast, counters.broadcast), (1, 2));
+        assert_eq!(counters.to_peer, Tally::default());
     }
 
     #[test]
     fn cpus_add_up_in_every_field() {
-        let mut sum = PortCounters::default();
-        for n in 1..=3 {
-            sum.add(&PortCounters {
-                redirected: tally(n),
-                passed: tally(2 * n),
-                to_peer: tally(3 * n),
-                to_host: tally(4 * n),
-                dropped: [5, 6, 7, 8, 9].map(|factor| tally(factor * n)),
-            });
+        let mut cpu = PortCounters::default();
+        for protocol in Protocol::ALL {
+            for length in [60, 200, 300, 600, 1_500, 9_000] {
+                cpu.count_redirected(&weight(length, protocol, Cast::Broadcast));
+                cpu.count_passed(PassReason::TooLong, &weight(length, protocol, Cast::Multicast));
+            }
+            for reason in DropReason::ALL {
+                cpu.count_dropped(reason, &weight(60, protocol, Cast::Unicast));
+            }
         }
-        assert_eq!(sum.redirected, tally(6));
-        assert_eq!(sum.passed, tally(12));
-        assert_eq!(sum.to_peer, tally(18));
-        assert_eq!(sum.to_host, tally(24));
-        assert_eq!(sum.dropped, [30, 36, 42, 48, 54].map(tally));
+        cpu.passed_for = [1, 2, 3, 4, 5, 6, 7, 8];
+        cpu.to_peer = Tally { packets: 1, bytes: 2, segments: 3 };
+        cpu.to_host = Tally { packets: 4, bytes: 5, segments: 6 };
+        let mut sum = PortCounters::default();
+        sum.add(&cpu);
+        assert_eq!(sum, cpu);
+        sum.add(&cpu);
+        assert_eq!(sum.received().bytes, 2 * cpu.received().bytes);
+        assert_eq!(sum.passed_for, [2, 4, 6, 8, 10, 12, 14, 16]);
+        assert_eq!((sum.to_peer.segments, sum.to_host.packets), (6, 8));
+        assert_eq!((sum.multicast, sum.broadcast), (2 * cpu.multicast, 2 * cpu.broadcast));
+        assert_eq!(sum.redirected[0].sizes, [2; SIZES]);
+        assert_eq!(sum.dropped[4].protocols, [2; Protocol::COUNT]);
     }
+
     #[test]
     fn addresses_are_spread_over_their_places() {
         const BITS: u32 = 13;

@@ -73,6 +73,69 @@ impl DropReason {
     }
 }
 
+/// Why a frame was left to the slow path.
+///
+/// The numbers index [`PortCounters::passed_for`](crate::PortCounters): append, never reorder, and raise
+/// [`LAYOUT_VERSION`](crate::LAYOUT_VERSION).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum PassReason {
+    /// The port is only counted: its path is the kernel's own. Or the frame came in on no port of ours.
+    NotAccelerated = 0,
+    /// No whole Ethernet header.
+    NoHeader = 1,
+    /// For a group or for all: the bridge copies it.
+    Group = 2,
+    /// The source address is zero or a group's: the bridge drops it.
+    InvalidSource = 3,
+    /// No port of the switch has the destination address: the bridge, the gateway, or nobody.
+    UnknownDestination = 4,
+    /// The destination is where it came from: the bridge drops it.
+    SamePort = 5,
+    /// Longer than the far pod's link takes, and not GSO: the bridge drops it.
+    TooLong = 6,
+    /// The far port's host end is gone.
+    TargetGone = 7,
+}
+
+impl PassReason {
+    /// Every reason, in the order of its number.
+    pub const ALL: [Self; 8] = [
+        Self::NotAccelerated,
+        Self::NoHeader,
+        Self::Group,
+        Self::InvalidSource,
+        Self::UnknownDestination,
+        Self::SamePort,
+        Self::TooLong,
+        Self::TargetGone,
+    ];
+
+    /// How many reasons there are.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// The name in tables, JSON and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NotAccelerated => "not_accelerated",
+            Self::NoHeader => "no_header",
+            Self::Group => "group",
+            Self::InvalidSource => "invalid_source",
+            Self::UnknownDestination => "unknown_destination",
+            Self::SamePort => "same_port",
+            Self::TooLong => "too_long",
+            Self::TargetGone => "target_gone",
+        }
+    }
+
+    /// The counter that belongs to this reason.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,6 +143,9 @@ mod tests {
     #[test]
     fn reasons_are_numbered_by_their_place() {
         for (place, reason) in DropReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason.index(), place, "{}", reason.name());
+        }
+        for (place, reason) in PassReason::ALL.into_iter().enumerate() {
             assert_eq!(reason.index(), place, "{}", reason.name());
         }
     }

@@ -1,54 +1,46 @@
 //! Counting: once where a frame came in, once where it was handed to.
 
-use veth_common::{Decision, PortCounters, RedirectMode, SLOT_UNATTRIBUTED, Tally};
+use aya_ebpf::helpers::bpf_get_smp_processor_id;
+use veth_common::{Decision, PassReason, PortCounters, RedirectMode, SLOT_UNATTRIBUTED, Weight};
 
-use crate::maps::COUNTERS;
-
-/// What one frame adds to a [`Tally`].
-#[derive(Clone, Copy)]
-pub(crate) struct Weight {
-    /// Bytes from the destination address on.
-    pub(crate) length: u32,
-    /// What the frame will be cut into; 0 for a frame that is not GSO.
-    pub(crate) gso_segments: u32,
-}
+use crate::maps::{COUNTER_SLOTS, COUNTERS};
 
 /// Counts a decision about a frame that came in at `slot`.
 #[inline(always)]
-pub(crate) fn decision(slot: u32, decision: Decision, weight: Weight) {
+pub(crate) fn decision(slot: u32, decision: Decision, weight: &Weight) {
     match decision {
-        Decision::Pass => add(slot, weight, |counters| &mut counters.passed),
+        Decision::Pass(reason) => with(slot, |counters| counters.count_passed(reason, weight)),
         Decision::Redirect { slot: target, mode, .. } => {
-            add(slot, weight, |counters| &mut counters.redirected);
-            match mode {
-                RedirectMode::Peer => add(target, weight, |counters| &mut counters.to_peer),
-                RedirectMode::Host => add(target, weight, |counters| &mut counters.to_host),
-            }
+            with(slot, |counters| counters.count_redirected(weight));
+            with(target, |counters| match mode {
+                RedirectMode::Peer => counters.to_peer.count(weight),
+                RedirectMode::Host => counters.to_host.count(weight),
+            });
         }
-        Decision::Drop(reason) => add(slot, weight, |counters| &mut counters.dropped[reason.index()]),
+        Decision::Drop(reason) => with(slot, |counters| counters.count_dropped(reason, weight)),
     }
 }
 
 /// Counts a frame that went from one port straight to another, where it arrives: no program stood where it left.
 #[inline(always)]
-pub(crate) fn crossing(from: u32, to: u32, weight: Weight) {
-    add(from, weight, |counters| &mut counters.passed);
-    add(to, weight, |counters| &mut counters.to_peer);
+pub(crate) fn crossing(from: u32, to: u32, weight: &Weight) {
+    with(from, |counters| counters.count_passed(PassReason::NotAccelerated, weight));
+    with(to, |counters| counters.to_peer.count(weight));
 }
 
 /// Counts a frame from an interface that no map knows.
 #[inline(always)]
-pub(crate) fn unattributed(weight: Weight) {
-    add(SLOT_UNATTRIBUTED, weight, |counters| &mut counters.passed);
+pub(crate) fn unattributed(weight: &Weight) {
+    with(SLOT_UNATTRIBUTED, |counters| counters.count_passed(PassReason::NotAccelerated, weight));
 }
 
+/// This CPU's counters of a slot.
 #[inline(always)]
-fn add(slot: u32, weight: Weight, field: impl FnOnce(&mut PortCounters) -> &mut Tally) {
-    if let Some(counters) = COUNTERS.get_ptr_mut(slot) {
+fn with(slot: u32, count: impl FnOnce(&mut PortCounters)) {
+    // SAFETY: the helper takes nothing and returns a number.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    if let Some(counters) = COUNTERS.get_ptr_mut(cpu * COUNTER_SLOTS.load() + slot) {
         // SAFETY: the entry is this CPU's own, and a TC program is not interrupted by another on its CPU.
-        let tally = field(unsafe { &mut *counters });
-        tally.packets += 1;
-        tally.bytes += u64::from(weight.length);
-        tally.segments += u64::from(weight.gso_segments.max(1));
+        count(unsafe { &mut *counters });
     }
 }

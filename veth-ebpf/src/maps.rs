@@ -2,8 +2,8 @@
 
 use aya_ebpf::{
     Global,
-    bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, DevMap, HashMap, PerCpuArray},
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    btf_maps::{Array, DevMap, HashMap},
     macros::btf_map,
 };
 use veth_common::{
@@ -52,9 +52,14 @@ pub(crate) static TARGETS: DevMap<ENTRIES> = DevMap::new();
 #[btf_map]
 pub(crate) static XDP_TARGETS: DevMap<ENTRIES> = DevMap::new();
 
-/// Counters by slot, for each CPU.
+/// Counters: those of every slot for the first CPU, then for the second, and so on. No `PERCPU_ARRAY`: the kernel begins
+/// none of its values at a cache line, and user space cannot map it, which reads a thousand ports without a call.
 #[btf_map]
-pub(crate) static COUNTERS: PerCpuArray<PortCounters, ENTRIES> = PerCpuArray::new();
+pub(crate) static COUNTERS: Array<PortCounters, ENTRIES, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// How many slots `COUNTERS` has for each CPU.
+#[unsafe(no_mangle)]
+pub(crate) static COUNTER_SLOTS: Global<u32> = Global::new(DEFAULT_CAPACITY);
 
 /// Which bits of an interface index choose an entry of `PORTS`: its size less one.
 #[unsafe(no_mangle)]

@@ -6,10 +6,10 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use aya_log_ebpf::{debug, warn};
-use veth_common::{Decision, EthernetHeader, Frame, Packet, RedirectMode, decide};
+use veth_common::{Cast, Decision, EthernetHeader, Frame, Packet, Protocol, RedirectMode, Weight, decide};
 
 use crate::{
-    count::{self, Weight},
+    count,
     maps::{self, COUNT_FROM, COUNT_TO, Maps, SET_PACKET_HOST, TARGETS},
 };
 
@@ -20,20 +20,21 @@ const PACKET_HOST: u32 = 0;
 pub(crate) fn ingress(ctx: &TcContext) -> i32 {
     // SAFETY: the kernel passes a valid context, whose fields the verifier checks one by one.
     let skb: &mut __sk_buff = unsafe { &mut *ctx.skb.skb };
-    let weight = Weight { length: skb.len, gso_segments: skb.gso_segs };
+    let header = header(ctx);
+    let weight = weight(ctx, header);
 
     let Some(port) = maps::port(skb.ifindex) else {
-        count::unattributed(weight);
+        count::unattributed(&weight);
         debug!(ctx, "frame from interface {}, which is no port of ours: passed on", skb.ifindex);
         return TCX_NEXT;
     };
-    let frame = Frame { header: header(ctx), length: skb.len, gso: skb.gso_size > 0 };
+    let frame = Frame { header, length: skb.len, gso: skb.gso_size > 0 };
     let decision = decide(port, &frame, &Skb(ctx), &Maps { targets: &TARGETS });
-    count::decision(port.slot, decision, weight);
+    count::decision(port.slot, decision, &weight);
 
     match decision {
         // Never TC_ACT_OK: it would end the chain and silence the programs behind ours.
-        Decision::Pass => TCX_NEXT,
+        Decision::Pass(_) => TCX_NEXT,
         Decision::Redirect { ifindex, mode: RedirectMode::Peer, .. } => {
             // The helper leaves a mark in place that an earlier program may have set, and before kernel
             // commit c43272299488 (CVE-2025-37959, Linux 6.15 and stable branches) the packet type too.
@@ -67,13 +68,7 @@ pub(crate) fn ingress(ctx: &TcContext) -> i32 {
 /// Counts a frame that came out of a pair whose other end is in another pod, and leaves it alone.
 #[inline(always)]
 pub(crate) fn count(ctx: &TcContext) -> i32 {
-    // SAFETY: the kernel passes a valid context, whose fields the verifier checks one by one.
-    let skb: &__sk_buff = unsafe { &*ctx.skb.skb };
-    count::crossing(
-        COUNT_FROM.load(),
-        COUNT_TO.load(),
-        Weight { length: skb.len, gso_segments: skb.gso_segs },
-    );
+    count::crossing(COUNT_FROM.load(), COUNT_TO.load(), &weight(ctx, header(ctx)));
     TCX_NEXT
 }
 
@@ -93,6 +88,37 @@ fn header(ctx: &TcContext) -> Option<&EthernetHeader> {
     }
     // SAFETY: the verifier has seen the comparison above. The kernel aligns an Ethernet header to 2 at least.
     Some(unsafe { &*(start as *const EthernetHeader) })
+}
+
+/// What a frame adds to counters.
+#[inline(always)]
+fn weight(ctx: &TcContext, header: Option<&EthernetHeader>) -> Weight {
+    // SAFETY: the kernel passes a valid context, whose fields the verifier checks one by one.
+    let skb: &__sk_buff = unsafe { &*ctx.skb.skb };
+    let (protocol, cast) = match header {
+        Some(header) => {
+            // A tag is no part of the frame here, and XDP judges by it: so that both count alike.
+            let protocol = if skb.vlan_present == 0 {
+                Protocol::of(header.ethertype, |offset| byte(ctx, offset))
+            } else {
+                Protocol::Other
+            };
+            (protocol, Cast::of(header.destination))
+        }
+        None => (Protocol::Other, Cast::Unicast),
+    };
+    Weight { length: skb.len, gso_segments: skb.gso_segs, protocol, cast }
+}
+
+/// A byte of the frame. It is nearly always in the linear part, where it costs no call.
+#[inline(always)]
+fn byte(ctx: &TcContext, offset: u32) -> Option<u8> {
+    let place = ctx.data() + offset as usize;
+    if place + 1 > ctx.data_end() {
+        return Skb(ctx).load(offset).map(|[byte]| byte);
+    }
+    // SAFETY: the verifier has seen the comparison above.
+    Some(unsafe { *(place as *const u8) })
 }
 
 /// The bytes of an `__sk_buff`, wherever the kernel keeps them.

@@ -8,10 +8,10 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use aya_log_ebpf::{debug, warn};
-use veth_common::{Decision, EthernetHeader, Frame, Packet, decide, spoof::is_tag};
+use veth_common::{Cast, Decision, EthernetHeader, Frame, Packet, Protocol, Weight, decide, spoof::is_tag};
 
 use crate::{
-    count::{self, Weight},
+    count,
     maps::{self, Maps, XDP_TARGETS},
 };
 
@@ -24,26 +24,21 @@ pub(crate) fn ingress(ctx: &XdpContext) -> u32 {
     #[expect(clippy::cast_possible_truncation, reason = "a frame is far shorter than 4 GiB")]
     let length = unsafe { bpf_xdp_get_buff_len(ctx.ctx) } as u32;
     let header = header(ctx);
-    // TC programs see the outer tag beside the frame and not in its length. Counters mean the same here.
-    let counted = match header {
-        Some(header) if is_tag(header.ethertype) => length - TAG_LENGTH,
-        _ => length,
-    };
-    let weight = Weight { length: counted, gso_segments: 0 };
+    let weight = weight(ctx, header, length);
 
     // SAFETY: a valid context, whose fields the verifier checks one by one.
     let ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
     let Some(port) = maps::port(ifindex) else {
-        count::unattributed(weight);
+        count::unattributed(&weight);
         debug!(ctx, "frame from interface {}, which is no port of ours: passed on", ifindex);
         return xdp_action::XDP_PASS;
     };
     let frame = Frame { header, length, gso: false };
     let decision = decide(port, &frame, &Buff(ctx), &Maps { targets: &XDP_TARGETS });
-    count::decision(port.slot, decision, weight);
+    count::decision(port.slot, decision, &weight);
 
     match decision {
-        Decision::Pass => xdp_action::XDP_PASS,
+        Decision::Pass(_) => xdp_action::XDP_PASS,
         // Out of the host end is the only way there is here: XDP has no `bpf_redirect_peer`, and the far end
         // looks at the address itself. An interface that goes at this very moment leaves the frame to the slow path.
         Decision::Redirect { slot, .. } => match XDP_TARGETS.redirect(slot, xdp_action::XDP_PASS.into()) {
@@ -65,6 +60,33 @@ fn header(ctx: &XdpContext) -> Option<&EthernetHeader> {
     }
     // SAFETY: the verifier has seen the comparison above. The kernel aligns an Ethernet header to 2 at least.
     Some(unsafe { &*(start as *const EthernetHeader) })
+}
+
+/// What a frame adds to counters. TC programs see the outer tag beside the frame and not in its length: counters mean
+/// the same here.
+#[inline(always)]
+fn weight(ctx: &XdpContext, header: Option<&EthernetHeader>, length: u32) -> Weight {
+    let (length, protocol, cast) = match header {
+        Some(header) => {
+            // A tag is no protocol that is told apart.
+            let protocol = Protocol::of(header.ethertype, |offset| byte(ctx, offset));
+            let length = if is_tag(header.ethertype) { length - TAG_LENGTH } else { length };
+            (length, protocol, Cast::of(header.destination))
+        }
+        None => (length, Protocol::Other, Cast::Unicast),
+    };
+    Weight { length, gso_segments: 0, protocol, cast }
+}
+
+/// A byte of the frame. It is nearly always in the first buffer, where it costs no call.
+#[inline(always)]
+fn byte(ctx: &XdpContext, offset: u32) -> Option<u8> {
+    let place = ctx.data() + offset as usize;
+    if place + 1 > ctx.data_end() {
+        return Buff(ctx).load(offset).map(|[byte]| byte);
+    }
+    // SAFETY: the verifier has seen the comparison above.
+    Some(unsafe { *(place as *const u8) })
 }
 
 /// The bytes of an `xdp_md`, whichever of its buffers they are in.

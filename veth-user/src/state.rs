@@ -172,6 +172,14 @@ pub struct Lock {
     _file: Flock<File>,
 }
 
+/// What tells a file from an earlier one of its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    inode: u64,
+    modified: Option<SystemTime>,
+    length: u64,
+}
+
 impl Roots {
     fn record_path(&self, name: &str) -> PathBuf {
         self.state.join(format!("{name}.json"))
@@ -328,6 +336,14 @@ impl Roots {
             return "veth".to_owned();
         }
         format!("veth-{:06x}", hash(&[&self.state.to_string_lossy()]) >> 40)
+    }
+
+    /// How the file of a topology's record is at this moment, if there is one: what was read of it is true until that
+    /// changes.
+    #[must_use]
+    pub fn stamp(&self, name: &str) -> Option<Stamp> {
+        let metadata = fs::metadata(self.record_path(name)).ok()?;
+        Some(Stamp { inode: metadata.ino(), modified: metadata.modified().ok(), length: metadata.len() })
     }
 
     /// Remembers that grace periods are hurried because of us.

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, fmt::Write as _};
 
-use veth_tests::{Lab, need, topology::Declared};
+use veth_tests::{Lab, Random, need, topology::Declared};
 
 /// How many are tried, of all tests together.
 const USUAL: u64 = 200;
@@ -13,27 +13,6 @@ const SHARES: u64 = 4;
 
 /// Pods that a topology has at most.
 const PODS: usize = 6;
-
-/// A sequence of numbers that follows from a seed (`SplitMix64`).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % u64::try_from(bound).unwrap()).unwrap()
-    }
-
-    fn one_in(&mut self, number: usize) -> bool {
-        self.below(number) == 0
-    }
-}
 
 /// The text of a valid topology file.
 fn file(random: &mut Random) -> String {
@@ -100,7 +79,7 @@ fn share(number: u64) {
     let count = std::env::var("VETH_RANDOM").map_or(USUAL, |text| text.parse().unwrap());
     let first: u64 = std::env::var("VETH_RANDOM_SEED").map_or(1, |text| text.parse().unwrap());
     for seed in (first..first + count).filter(|seed| seed % SHARES == number) {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let texts = [file(&mut random), file(&mut random)];
         let tried = std::panic::catch_unwind(|| one(&texts));
         assert!(tried.is_ok(), "seed {seed}:\n{}\nthen\n{}", texts[0], texts[1]);

@@ -12,21 +12,19 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpListener, task::LocalSet};
+use tokio::{net::TcpListener, sync::Mutex, task::LocalSet};
 
 use super::{
     print,
     up::{Ended, interruptible},
 };
 use crate::{
-    net::Netlink,
     state::Roots,
     stats::{
-        Snapshot,
+        Source, Wanted,
         metrics::{self, Scraped},
     },
     text::with_causes,
-    topology,
 };
 
 /// The pause after a connection that could not be accepted.
@@ -49,19 +47,24 @@ pub(super) struct Args {
     /// Address and port
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9464")]
     listen: SocketAddr,
+
+    /// Also split what each port received by protocol, size, number of receivers and reason of the slow path: about
+    /// forty more series for each
+    #[arg(long)]
+    detail: bool,
 }
 
 /// What all requests share.
-struct Source {
-    roots: Roots,
-    netlink: Netlink,
+struct Scraper {
+    source: Mutex<Source>,
+    detail: bool,
 }
 
 pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
     super::require_root("metrics")?;
-    let Args { listen } = args;
+    let Args { listen, detail } = args;
     let listener = TcpListener::bind(listen).await.with_context(|| format!("listen on {listen}"))?;
-    let source = Rc::new(Source { roots: roots.clone(), netlink: Netlink::open()? });
+    let source = Rc::new(Scraper { source: Mutex::new(Source::open(roots, Wanted::All)?), detail });
     print(&format!("serving http://{}/metrics\n", listener.local_addr().context("listen")?))?;
     let local = LocalSet::new();
     match interruptible(local.run_until(serve(listener, source))).await? {
@@ -71,7 +74,7 @@ pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
     }
 }
 
-async fn serve(listener: TcpListener, source: Rc<Source>) -> Infallible {
+async fn serve(listener: TcpListener, source: Rc<Scraper>) -> Infallible {
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -99,7 +102,7 @@ async fn serve(listener: TcpListener, source: Rc<Source>) -> Infallible {
     }
 }
 
-async fn answer(request: &Request<Incoming>, source: &Source) -> Response<Full<Bytes>> {
+async fn answer(request: &Request<Incoming>, source: &Scraper) -> Response<Full<Bytes>> {
     let plain = |status: StatusCode, text: &'static str| {
         let mut response = Response::new(Full::from(text));
         *response.status_mut() = status;
@@ -129,13 +132,12 @@ async fn answer(request: &Request<Incoming>, source: &Source) -> Response<Full<B
 }
 
 /// What is up at this moment. One topology that cannot be read hides no other.
-async fn scrape(source: &Source) -> Result<String> {
-    let Source { roots, netlink } = source;
-    let links = netlink.links().await?;
-    let scraped = topology::records(roots)?.into_iter().map(|record| {
-        let snapshot = Snapshot::take(roots, &record, &links)
-            .inspect_err(|error| log::warn!("{}: {}", record.topology.name, with_causes(error)));
-        Scraped { topology: record.topology.name, snapshot: snapshot.ok() }
+async fn scrape(source: &Scraper) -> Result<String> {
+    let Scraper { source, detail } = source;
+    let read = source.lock().await.take().await?;
+    let scraped = read.into_iter().map(|(topology, result)| {
+        let snapshot = result.inspect_err(|error| log::warn!("{topology}: {}", with_causes(error)));
+        Scraped { topology, snapshot: snapshot.ok() }
     });
-    metrics::render(scraped.collect()).context("write the metrics")
+    metrics::render(scraped.collect(), *detail).context("write the metrics")
 }

@@ -24,7 +24,7 @@ use crate::{
     hooks,
     net::Netlink,
     state::Roots,
-    stats::Snapshot,
+    stats::{Snapshot, Source, Wanted},
     topology::{self, Outcome, Status, Topology},
 };
 
@@ -149,20 +149,19 @@ async fn body(
     if !json {
         print(&describe(&report))?;
     }
-    let record = topology::record(roots, &topology.name)?;
-    let records = std::slice::from_ref(&record);
+    let mut source = Source::open(roots, Wanted::Topology(topology.name.clone()))?;
     let watching = async {
         if json || !std::io::stdout().is_terminal() {
             tokio::time::sleep(duration.unwrap_or_default()).await;
-            let stats = stats::take(roots, records, true, &Netlink::open()?).await?;
+            let stats = stats::readable(source.take().await?)?;
             if json {
                 let check = Checked { pings: &report.pings, tcp: report.transfers().next() };
                 print_json(&Output { check, stats })
             } else {
-                print(&stats::tables(&stats, None, usize::MAX))
+                print(&stats::tables(&stats, None, None, usize::MAX))
             }
         } else {
-            let watching = stats::watch(roots, records, true, PERIOD, false);
+            let watching = stats::watch(&mut source, PERIOD);
             match duration {
                 Some(duration) => tokio::time::timeout(duration, watching).await.unwrap_or(Ok(())),
                 None => watching.await,

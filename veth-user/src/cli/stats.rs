@@ -13,10 +13,10 @@ use super::{
 };
 use crate::{
     datapath::{self, pins::Pins},
-    net::Netlink,
-    state::{Record, Roots},
-    stats::{Snapshot, render},
-    topology::{self, model::LogLevel},
+    state::Roots,
+    stats::{By, Snapshot, Source, Wanted, by, csv, render, source::Read},
+    text::with_causes,
+    topology::model::LogLevel,
 };
 
 /// Show what each veth received, redirected, passed, dropped and was handed
@@ -26,120 +26,159 @@ use crate::{
 #[command(after_help = "Examples:
   sudo veth stats
   sudo veth stats switch --watch 500ms
+  sudo veth stats switch/pod7 --by protocol
+  sudo veth stats --watch --csv > counters.csv
   sudo veth stats --json | jq '.[].ports[] | {link, rx: .rx.packets}'")]
 pub(super) struct Args {
-    /// The topology [default: all]
+    /// The topology, the pod, or TOPOLOGY/POD [default: all]
     name: Option<String>,
+
+    /// Split what came in
+    #[arg(long, value_enum, conflicts_with = "json")]
+    by: Option<By>,
 
     /// Show again and again, with rates, until Ctrl-C [default period: 1s]
     #[arg(long, value_name = "PERIOD", num_args = 0..=1, default_missing_value = "1s", value_parser = period)]
     watch: Option<Duration>,
 
-    /// Print JSON: an array of topologies; with --watch one array a line
+    /// Print JSON, with every way to split: an array of topologies; with --watch one array a line
     #[arg(long)]
     json: bool,
+
+    /// Print CSV: a line for each port, or with --by for each part of it
+    #[arg(long, conflicts_with = "json")]
+    csv: bool,
+}
+
+/// How snapshots are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Table(Option<By>),
+    Json,
+    Csv(Option<By>),
 }
 
 pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
     super::require_root("stats")?;
-    let records = match &args.name {
-        Some(name) => vec![topology::record(roots, name)?],
-        None => topology::records(roots)?,
+    let Args { name, by, watch, json, csv } = args;
+    let wanted = match &name {
+        Some(name) => Wanted::named(roots, name)?,
+        None => Wanted::All,
     };
-    let named = args.name.is_some();
-    if records.is_empty() && !args.json {
+    let format = match (json, csv) {
+        (true, _) => Format::Json,
+        (false, true) => Format::Csv(by),
+        (false, false) => Format::Table(by),
+    };
+    let mut source = Source::open(roots, wanted)?;
+    if matches!(format, Format::Table(_)) && watch.is_none() && source.records()?.next().is_none() {
         print("nothing is up\n")?;
         return Ok(ExitCode::SUCCESS);
     }
-    match args.watch {
+    match watch {
         None => {
-            let snapshots = take(roots, &records, named, &Netlink::open()?).await?;
-            if args.json { print_json(&snapshots)? } else { print(&tables(&snapshots, None, usize::MAX))? }
-        }
-        Some(period) => {
-            let watching = watch(roots, &records, named, period, args.json);
-            match interruptible(watching).await? {
-                Ended::By(result) => result?,
-                Ended::Signal(_) => {}
+            let snapshots = readable(source.take().await?)?;
+            match format {
+                Format::Table(by) => print(&tables(&snapshots, None, by, usize::MAX))?,
+                Format::Json => print_json(&snapshots)?,
+                Format::Csv(by) => print(&(csv::heading(by)? + &rows(&snapshots, by)?))?,
             }
         }
+        Some(period) => match interruptible(show(&mut source, period, format)).await? {
+            Ended::By(result) => result?,
+            Ended::Signal(_) => {}
+        },
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// A snapshot of each topology. Where none was named, those that cannot be read are told and left out, unless
-/// that is all of them.
-pub(super) async fn take(
-    roots: &Roots,
-    records: &[Record],
-    named: bool,
-    netlink: &Netlink,
-) -> Result<Vec<Snapshot>> {
-    let links = netlink.links().await?;
+/// What could be read. Those that could not are told, unless that is all of them.
+pub(super) fn readable(read: Vec<Read>) -> Result<Vec<Snapshot>> {
+    let alone = read.len() == 1;
     let mut snapshots = Vec::new();
-    for record in records {
-        let snapshot = topology::check_layout(record)
-            .and_then(|()| topology::check_place(record))
-            .and_then(|()| Ok(Snapshot::take(roots, record, &links)?))
-            .with_context(|| format!("read the counters of {}", record.topology.name));
-        match snapshot {
+    for (topology, result) in read {
+        match result {
             Ok(snapshot) => snapshots.push(snapshot),
-            Err(error) if named || records.len() == 1 => return Err(error),
-            Err(error) => log::warn!("{error:#}"),
+            Err(error) if alone => {
+                return Err(error).with_context(|| format!("read the counters of {topology}"));
+            }
+            Err(error) => log::warn!("read the counters of {topology}: {}", with_causes(&error)),
         }
     }
     Ok(snapshots)
 }
 
+/// Shows snapshots of a topology for ever, with rates.
+pub(super) async fn watch(source: &mut Source, period: Duration) -> Result<()> {
+    show(source, period, Format::Table(None)).await
+}
+
 /// Shows snapshots for ever, and the programs' messages where they log any.
-pub(super) async fn watch(
-    roots: &Roots,
-    records: &[Record],
-    named: bool,
-    period: Duration,
-    json: bool,
-) -> Result<()> {
+async fn show(source: &mut Source, period: Duration, format: Format) -> Result<()> {
+    let messages = messages(source)?;
     tokio::select! {
-        result = show(roots, records, named, period, json) => result,
-        result = messages(roots, records) => result,
+        result = show_snapshots(source, period, format) => result,
+        result = messages => result,
     }
 }
 
-async fn show(roots: &Roots, records: &[Record], named: bool, period: Duration, json: bool) -> Result<()> {
-    let netlink = Netlink::open()?;
+async fn show_snapshots(source: &mut Source, period: Duration, format: Format) -> Result<()> {
     let mut live = Live::new();
     let mut ticks = tokio::time::interval(period);
-    let mut earlier: Option<Vec<Snapshot>> = None;
+    let mut earlier: Vec<Snapshot> = Vec::new();
+    if let Format::Csv(by) = format {
+        print(&csv::heading(by)?)?;
+    }
     loop {
         ticks.tick().await;
-        let snapshots = take(roots, records, named, &netlink).await?;
-        if json {
-            print_json(&snapshots)?;
-        } else {
-            live.draw(&tables(&snapshots, earlier.as_deref(), live.rows() / snapshots.len().max(1)))?;
+        let snapshots = readable(source.take().await?)?;
+        match format {
+            Format::Table(by) => {
+                let rows = live.rows() / snapshots.len().max(1);
+                live.draw(&tables(&snapshots, Some(&earlier), by, rows))?;
+            }
+            Format::Json => print_json(&snapshots)?,
+            Format::Csv(by) => print(&rows(&snapshots, by)?)?,
         }
-        earlier = Some(snapshots);
+        earlier = snapshots;
     }
 }
 
 /// Forwards the messages of every topology whose programs log. Never ends.
-async fn messages(roots: &Roots, records: &[Record]) -> Result<()> {
-    let pins: Vec<Pins> = records
-        .iter()
-        .filter(|record| record.topology.ebpf_log != LogLevel::Off)
-        .map(|record| Pins::new(roots, record.layout_version, &record.topology.name))
-        .collect();
+fn messages(source: &mut Source) -> Result<impl Future<Output = Result<()>> + use<>> {
+    let roots = source.roots().clone();
+    let logging = source.records()?.filter(|record| record.topology.ebpf_log != LogLevel::Off);
+    let pins: Vec<Pins> =
+        logging.map(|record| Pins::new(&roots, record.layout_version, &record.topology.name)).collect();
     if !pins.is_empty() {
         // Whoever asked the programs to log wants to read it, whatever -v says.
         log::set_max_level(log::LevelFilter::Debug);
     }
-    for result in join_all(pins.iter().map(datapath::log::forward)).await {
-        result?;
-    }
-    std::future::pending().await
+    Ok(async move {
+        for result in join_all(pins.iter().map(datapath::log::forward)).await {
+            result?;
+        }
+        std::future::pending().await
+    })
 }
 
-pub(super) fn tables(snapshots: &[Snapshot], earlier: Option<&[Snapshot]>, rows: usize) -> String {
-    let table = |(number, snapshot)| render(snapshot, earlier.and_then(|earlier| earlier.get(number)), rows);
-    snapshots.iter().enumerate().map(table).collect()
+/// Tables of snapshots: of so many rows each, and with rates where there are earlier ones.
+pub(super) fn tables(
+    snapshots: &[Snapshot],
+    earlier: Option<&[Snapshot]>,
+    by: Option<By>,
+    rows: usize,
+) -> String {
+    let table = |snapshot: &Snapshot| {
+        if let Some(by) = by {
+            return by::render(snapshot, by, rows);
+        }
+        let same = |before: &&Snapshot| before.topology == snapshot.topology;
+        render(snapshot, earlier.map(|earlier| earlier.iter().find(same)), rows)
+    };
+    snapshots.iter().map(table).collect()
+}
+
+fn rows(snapshots: &[Snapshot], by: Option<By>) -> Result<String> {
+    Ok(snapshots.iter().map(|snapshot| csv::render(snapshot, by)).collect::<Result<_, _>>()?)
 }

@@ -4,12 +4,12 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
-    maps::MapError,
+    maps::{MapError, MapInfo},
     programs::{Program, ProgramFd, ProgramInfo, XdpMode},
 };
 use veth_common::{FDB_PLACES_PER_SLOT, SOURCES_PER_SLOT};
 
-use super::{Error, Hook, object, pins::Pins};
+use super::{Error, Hook, counters::processors, map_error, object, pins::Pins};
 use crate::{state::Roots, topology::model::LogLevel};
 
 /// The TC ingress program, as the object names it.
@@ -40,7 +40,7 @@ pub const fn programs(hook: Hook) -> &'static [&'static str] {
 pub(super) const MAPS: [&str; 8] =
     ["PORTS", "PORTS_OVERFLOW", FDB, "FDB_OVERFLOW", SOURCES, TARGETS, XDP_TARGETS, COUNTERS];
 
-/// Counters by slot.
+/// Counters by processor and slot.
 pub(super) const COUNTERS: &str = "COUNTERS";
 
 /// Who owns an address: several places for a port.
@@ -76,8 +76,8 @@ pub struct LoadOptions {
     pub set_packet_host: bool,
 }
 
-/// The fewest slots that maps get: they take 300 KiB, and 200 KiB for each processor.
-const SLOTS_MIN: u32 = 1_024;
+/// The fewest slots that maps get: they take 75 KiB, and 480 KiB for each processor.
+const SLOTS_MIN: u32 = 256;
 
 /// How many slots the maps of a topology get: room for as many again, so that pods can be added without loading
 /// anew.
@@ -93,6 +93,7 @@ pub fn capacity(slots: u32) -> u32 {
 /// When there is no object, or the kernel refuses it.
 pub fn load(roots: &Roots, topology: &str, options: &LoadOptions) -> Result<(), Error> {
     let capacity = options.slots;
+    let cpus = processors()?;
     let mask = capacity - 1;
     let shift = fdb_shift(capacity * FDB_PLACES_PER_SLOT);
     let set_packet_host = u32::from(options.set_packet_host);
@@ -101,12 +102,14 @@ pub fn load(roots: &Roots, topology: &str, options: &LoadOptions) -> Result<(), 
     loader
         .override_global("PORTS_MASK", &mask, true)
         .override_global("FDB_SHIFT", &shift, true)
+        .override_global("COUNTER_SLOTS", &capacity, true)
         .override_global("SET_PACKET_HOST", &set_packet_host, true)
         .override_global(aya_log::LEVEL, &log_level, true);
     for map in MAPS {
         let each = match map {
             FDB => FDB_PLACES_PER_SLOT,
             SOURCES => SOURCES_PER_SLOT,
+            COUNTERS => cpus,
             _ => 1,
         };
         loader.map_max_entries(map, capacity * each);
@@ -181,8 +184,15 @@ pub fn null(name: &str) -> Result<Ebpf, Error> {
 /// shares the counters of the topology.
 pub(super) fn count(pins: &Pins, from: u32, to: u32) -> Result<Ebpf, Error> {
     let mut loader = loader()?;
-    loader.override_global("COUNT_FROM", &from, true).override_global("COUNT_TO", &to, true);
     let counters = pins.map(COUNTERS);
+    let entries = MapInfo::from_pin(&counters).map(|info| info.max_entries());
+    let entries = entries.map_err(|source| map_error(format!("open {}", counters.display()), source))?;
+    let slots = entries / processors()?;
+    loader.override_global("COUNT_FROM", &from, true).override_global("COUNT_TO", &to, true).override_global(
+        "COUNTER_SLOTS",
+        &slots,
+        true,
+    );
     let mut ebpf = load_object(loader.map_pin_path(COUNTERS, &counters))?;
     load_program(&mut ebpf, COUNT)?;
     Ok(ebpf)

@@ -4,16 +4,15 @@ use std::{io, net::IpAddr, path::Path};
 
 use aya::{
     Pod,
-    maps::{Array, DevMap, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray, PerCpuValues},
+    maps::{Array, DevMap, HashMap, Map, MapData, MapError, MapInfo},
     programs::{SchedClassifier, Xdp},
-    util::nr_cpus,
 };
 use aya_obj::programs::XdpAttachType;
-use veth_common::{FdbEntry, FdbKey, LAYOUT_VERSION, Port, PortCounters, SourceKey, Target};
+use veth_common::{FdbEntry, FdbKey, LAYOUT_VERSION, Port, SourceKey, Target};
 
 use super::{
-    Error, Hook,
-    load::{COUNTERS, FDB, INGRESS, SOURCES, XDP, fdb_shift, programs, targets},
+    Counters, Error, Hook,
+    load::{FDB, INGRESS, SOURCES, XDP, fdb_shift, programs, targets},
     map_error,
     pins::Pins,
 };
@@ -263,59 +262,13 @@ fn gone(removed: Result<(), MapError>) -> Result<(), MapError> {
     }
 }
 
-fn typed<T: TryFrom<Map, Error = MapError>>(map: Map) -> Result<T, Error> {
+pub(super) fn typed<T: TryFrom<Map, Error = MapError>>(map: Map) -> Result<T, Error> {
     T::try_from(map).map_err(|source| map_error("use a pinned map", source))
-}
-
-/// The counters of a running topology.
-pub struct Counters {
-    map: PerCpuArray<MapData, PortCounters>,
-}
-
-impl Counters {
-    /// Opens a topology's pinned counters.
-    ///
-    /// # Errors
-    ///
-    /// When they are not there, or of another layout.
-    pub fn open(pins: &Pins) -> Result<Self, Error> {
-        let path = pins.map(COUNTERS);
-        let data = open_pinned::<u32, PortCounters>(&path)?;
-        let map = PerCpuArray::try_from(Map::PerCpuArray(data))
-            .map_err(|source| map_error(format!("use {}", path.display()), source))?;
-        Ok(Self { map })
-    }
-
-    /// The sum over all CPUs of a slot's counters.
-    ///
-    /// # Errors
-    ///
-    /// When there is no such slot.
-    pub fn read(&self, slot: u32) -> Result<PortCounters, Error> {
-        let cpus = self
-            .map
-            .get(&slot, 0)
-            .map_err(|source| map_error(format!("read the counters of slot {slot}"), source))?;
-        let mut sum = PortCounters::default();
-        for cpu in cpus.iter() {
-            sum.add(cpu);
-        }
-        Ok(sum)
-    }
-
-    /// Sets a slot's counters to zero on all CPUs.
-    fn clear(&mut self, slot: u32) -> Result<(), Error> {
-        let action = || format!("clear the counters of slot {slot}");
-        let cpus = nr_cpus().map_err(|(_, source)| Error::kernel(action(), source))?;
-        let zeroes = PerCpuValues::try_from(vec![PortCounters::default(); cpus])
-            .map_err(|source| Error::kernel(action(), source))?;
-        self.map.set(slot, zeroes, 0).map_err(|source| map_error(action(), source))
-    }
 }
 
 /// Opens a pinned map and checks that it is what this layout says: the kernel and aya would let us read
 /// another one's bytes as ours.
-fn open_pinned<K: Pod, V: Pod>(path: &Path) -> Result<MapData, Error> {
+pub(super) fn open_pinned<K: Pod, V: Pod>(path: &Path) -> Result<MapData, Error> {
     let info =
         MapInfo::from_pin(path).map_err(|source| map_error(format!("open {}", path.display()), source))?;
     let sizes = [

@@ -2,6 +2,7 @@
 //! without us. Knows nothing of topologies.
 
 pub mod attach;
+mod counters;
 mod hook;
 mod load;
 pub mod log;
@@ -18,12 +19,13 @@ use aya::{
     programs::{ProgramError, links::LinkError},
 };
 
+pub use counters::Counters;
 pub use hook::{Hook, Place, Redirect};
 pub use load::{
     INGRESS, LoadOptions, NULL_PASS, NULL_REDIRECT, NULL_XDP, Verified, XDP, capacity, load,
     load_null_redirect, null, null_redirect, programs, verify, verify_xdp_attach,
 };
-pub use maps::{Counters, Datapath};
+pub use maps::Datapath;
 pub use null_redirect::NullRedirect;
 
 /// Why programs or maps could not be used.

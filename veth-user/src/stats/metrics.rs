@@ -6,10 +6,11 @@ use std::fmt;
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric as _, text},
+    encoding::{DescriptorEncoder, EncodeMetric as _, NoLabelSet, text},
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
     registry::{Registry, Unit},
 };
+use veth_common::{Protocol, SIZE_ENDS};
 
 use super::{PortStats, Snapshot, Sum};
 
@@ -25,21 +26,25 @@ pub struct Scraped {
     pub snapshot: Option<Snapshot>,
 }
 
-/// The counters of all topologies as OpenMetrics text. A port that is gone has no series any more.
+/// The counters of all topologies as OpenMetrics text. A port that is gone has no series any more. With details, every
+/// port has about forty more: what it received by protocol, size, number of receivers and reason of the slow path.
 ///
 /// # Errors
 ///
 /// When a name cannot be written, which is a mistake in this program.
-pub fn render(scraped: Vec<Scraped>) -> Result<String, fmt::Error> {
+pub fn render(scraped: Vec<Scraped>, detail: bool) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(All(scraped)));
+    registry.register_collector(Box::new(All { scraped, detail }));
     let mut text = String::new();
     text::encode(&mut text, &registry)?;
     Ok(text)
 }
 
 #[derive(Debug)]
-struct All(Vec<Scraped>);
+struct All {
+    scraped: Vec<Scraped>,
+    detail: bool,
+}
 
 /// A counter of a port: its name, what it is, its unit, and where it stands.
 type Counter = (&'static str, &'static str, Option<Unit>, fn(&PortStats) -> u64);
@@ -52,29 +57,62 @@ fn counters() -> Vec<Counter> {
     let bytes = || Some(Unit::Bytes);
     vec![
         ("veth_port_receive", "Frames that came from the pod; a GSO frame is one", packets(), |p| {
-            p.rx.packets
+            p.rx().packets
         }),
         ("veth_port_receive", "Bytes that came from the pod, Ethernet header included", bytes(), |p| {
-            p.rx.bytes
+            p.rx().bytes
         }),
         ("veth_port_transmit", "Frames that were handed to the pod; a GSO frame is one", packets(), |p| {
-            p.tx.packets
+            p.tx().packets
         }),
-        ("veth_port_transmit", "Bytes that were handed to the pod", bytes(), |p| p.tx.bytes),
+        ("veth_port_transmit", "Bytes that were handed to the pod", bytes(), |p| p.tx().bytes),
         ("veth_port_receive_segments", "Frames from the pod as a cable would carry them", None, |p| {
-            p.rx.segments
+            p.rx().segments
         }),
         ("veth_port_transmit_segments", "Frames to the pod as a cable would carry them", None, |p| {
-            p.tx.segments
+            p.tx().segments
         }),
         ("veth_port_redirected", "Frames from the pod that were handed to another port", packets(), |p| {
-            p.redirected.packets
+            p.redirected().packets
         }),
         ("veth_port_passed", "Frames from the pod that were left to the slow path", packets(), |p| {
-            p.passed.packets
+            p.passed().packets
         }),
     ]
 }
+
+/// One way to split what a port received.
+struct Split {
+    name: &'static str,
+    label: &'static str,
+    help: &'static str,
+    read: fn(&PortStats) -> Vec<(&'static str, u64)>,
+}
+
+/// In the order of the text.
+const SPLITS: [Split; 3] = [
+    Split {
+        name: "veth_port_receive_protocol",
+        label: "protocol",
+        help: "Frames that came from the pod, by what they carry",
+        read: |port| {
+            let protocols = Protocol::ALL.into_iter();
+            protocols.map(|protocol| (protocol.name(), port.protocol(protocol).packets())).collect()
+        },
+    },
+    Split {
+        name: "veth_port_receive_cast",
+        label: "cast",
+        help: "Frames that came from the pod, by how many they are for",
+        read: |port| port.casts().into(),
+    },
+    Split {
+        name: "veth_port_passed_reason",
+        label: "reason",
+        help: "Frames from the pod that were left to the slow path, by reason",
+        read: |port| port.passed_for().map(|(reason, packets)| (reason.name(), packets)).collect(),
+    },
+];
 
 /// The labels of a port.
 fn labels(snapshot: &Snapshot, port: &PortStats) -> [(&'static str, String); 3] {
@@ -90,7 +128,7 @@ fn escaped(text: &str) -> String {
 
 impl Collector for All {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let Self(scraped) = self;
+        let Self { scraped, detail } = self;
         let snapshots = || scraped.iter().filter_map(|scraped| scraped.snapshot.as_ref());
         let ports =
             || snapshots().flat_map(|snapshot| snapshot.ports.iter().map(move |port| (snapshot, port)));
@@ -109,9 +147,42 @@ impl Collector for All {
         let mut family =
             encoder.encode_descriptor("veth_port_dropped", help, Some(&packets), MetricType::Counter)?;
         for (snapshot, port) in ports() {
-            for (reason, Sum { packets, .. }) in &port.dropped {
+            for (reason, Sum { packets, .. }) in port.dropped() {
                 let [topology, pod, name] = labels(snapshot, port);
-                counter(&mut family, &[topology, pod, name, ("reason", (*reason).to_owned())], *packets)?;
+                counter(&mut family, &[topology, pod, name, ("reason", reason.name().to_owned())], packets)?;
+            }
+        }
+        if *detail {
+            for split in SPLITS {
+                let Split { name, label, help, read } = split;
+                let mut family =
+                    encoder.encode_descriptor(name, help, Some(&packets), MetricType::Counter)?;
+                for (snapshot, port) in ports() {
+                    for (part, packets) in read(port) {
+                        let [topology, pod, name] = labels(snapshot, port);
+                        counter(&mut family, &[topology, pod, name, (label, part.to_owned())], packets)?;
+                    }
+                }
+            }
+            let help = "Lengths of frames from the pod that were not dropped";
+            let mut family = encoder.encode_descriptor(
+                "veth_port_receive_frame_size",
+                help,
+                Some(&Unit::Bytes),
+                MetricType::Histogram,
+            )?;
+            for (snapshot, port) in ports() {
+                let sizes = port.sizes();
+                let ends = SIZE_ENDS.into_iter().map(f64::from).chain([f64::MAX]);
+                let buckets: Vec<(f64, u64)> = ends.zip(sizes).collect();
+                #[expect(clippy::cast_precision_loss, reason = "the format has no other sums")]
+                let sum = (port.redirected().bytes + port.passed().bytes) as f64;
+                family.encode_family(&labels(snapshot, port).as_slice())?.encode_histogram::<NoLabelSet>(
+                    sum,
+                    sizes.iter().sum(),
+                    &buckets,
+                    None,
+                )?;
             }
         }
         let help = "Frames from interfaces that are no port, which were passed on";
@@ -145,44 +216,42 @@ impl Collector for All {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
-
-    fn sum(packets: u64) -> Sum {
-        Sum { packets, bytes: 100 * packets, segments: 2 * packets }
-    }
+    use crate::{
+        net::link::LinkStats,
+        stats::{Sent, port::tests::example},
+    };
 
     #[test]
     fn every_counter_has_a_series_for_each_port() {
-        let port = PortStats {
-            pod: Some("a\"b".to_owned()),
-            port: "eth0".to_owned(),
-            link: "lab-a".to_owned(),
-            path: "switch",
-            rx: sum(6),
-            tx: sum(7),
-            redirected: sum(3),
-            passed: sum(2),
-            dropped: BTreeMap::from([("no_peer", sum(1))]),
-            kernel: None,
-            xdp_xmit_errors: None,
-        };
+        let link = LinkStats { tx_packets: 7, tx_bytes: 700, ..LinkStats::default() };
+        let port = PortStats { sent: Some(Sent { link, xdp_xmit_errors: None }), ..example("a\"b", 3, 2, 1) };
         let topology = "lab".to_owned();
-        let snapshot =
-            Snapshot { topology: topology.clone(), taken_ms: 0, ports: vec![port], unattributed: sum(9) };
-        let text = render(vec![
+        let snapshot = Snapshot {
+            topology: topology.clone(),
+            taken_ms: 0,
+            ports: vec![port],
+            unattributed: Sum { packets: 9, ..Sum::default() },
+        };
+        let scraped = vec![
             Scraped { topology, snapshot: Some(snapshot) },
             Scraped { topology: "broken".to_owned(), snapshot: None },
-        ])
-        .unwrap();
+        ];
+        assert!(!render(scraped.clone(), false).unwrap().contains("protocol="));
+        let text = render(scraped, true).unwrap();
         let port = "topology=\"lab\",pod=\"a\\\"b\",port=\"eth0\"";
         for line in [
             format!("veth_port_receive_packets_total{{{port}}} 6"),
             format!("veth_port_receive_bytes_total{{{port}}} 600"),
             format!("veth_port_transmit_packets_total{{{port}}} 7"),
-            format!("veth_port_transmit_segments_total{{{port}}} 14"),
+            format!("veth_port_transmit_segments_total{{{port}}} 7"),
             format!("veth_port_dropped_packets_total{{{port},reason=\"no_peer\"}} 1"),
+            format!("veth_port_receive_protocol_packets_total{{{port},protocol=\"ipv4_udp\"}} 6"),
+            format!("veth_port_receive_cast_packets_total{{{port},cast=\"unicast\"}} 6"),
+            format!("veth_port_passed_reason_packets_total{{{port},reason=\"group\"}} 2"),
+            format!("veth_port_receive_frame_size_bytes_bucket{{le=\"127.0\",{port}}} 5"),
+            format!("veth_port_receive_frame_size_bytes_bucket{{le=\"+Inf\",{port}}} 5"),
+            format!("veth_port_receive_frame_size_bytes_sum{{{port}}} 500.0"),
             "veth_unattributed_packets_total{topology=\"lab\"} 9".to_owned(),
             "veth_topology_readable{topology=\"broken\"} 0".to_owned(),
             "# UNIT veth_port_receive_bytes bytes".to_owned(),

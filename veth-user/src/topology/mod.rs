@@ -215,12 +215,12 @@ pub async fn names(roots: &Roots, thorough: bool) -> Result<Vec<String>, Error> 
     Ok(names.into_iter().collect())
 }
 
-/// A pod by its name, or by `TOPOLOGY/POD`.
+/// A pod by its name, or by `TOPOLOGY/POD`, with the record of its topology.
 ///
 /// # Errors
 ///
 /// When there is none, or more than one.
-pub fn find_pod(roots: &Roots, name: &str) -> Result<Pod, Error> {
+pub fn find_pod(roots: &Roots, name: &str) -> Result<(Record, Pod), Error> {
     let (topology, pod) = match name.split_once('/') {
         Some((topology, pod)) => (Some(topology), pod),
         None => (None, name),
@@ -228,10 +228,10 @@ pub fn find_pod(roots: &Roots, name: &str) -> Result<Pod, Error> {
     let mut known = Vec::new();
     let mut found = Vec::new();
     for record in records(roots)? {
-        for candidate in record.topology.pods {
+        for candidate in &record.topology.pods {
             let full = format!("{}/{}", record.topology.name, candidate.name);
             if candidate.name == pod && topology.is_none_or(|topology| topology == record.topology.name) {
-                found.push((full, candidate));
+                found.push((full, (record.clone(), candidate.clone())));
             } else {
                 known.push(full);
             }

@@ -40,6 +40,8 @@ pub(super) enum Contestant {
     Cni(PathBuf),
     /// One netlink socket: no tool, no addresses, no bridge.
     Kernel,
+    /// The same, with as many pods as [`VethSwitches`](Self::VethSwitches) makes.
+    KernelSwitches,
 }
 
 /// A veth that was built.
@@ -67,7 +69,7 @@ impl Contestant {
             Self::VethSwitches(_) => "veth, 4 switches",
             Self::Iproute => "iproute2 scripts",
             Self::Cni(_) => "CNI bridge plugin",
-            Self::Kernel => "kernel, pairs only",
+            Self::Kernel | Self::KernelSwitches => "kernel, pairs only",
         }
     }
 
@@ -75,7 +77,7 @@ impl Contestant {
     pub(super) const fn pods(&self, pods: usize, cni_pods: usize) -> usize {
         match self {
             Self::Veth(_) | Self::Iproute | Self::Kernel => pods,
-            Self::VethSwitches(_) => pods * SWITCHES,
+            Self::VethSwitches(_) | Self::KernelSwitches => pods * SWITCHES,
             Self::Cni(_) => cni_pods,
         }
     }
@@ -88,7 +90,7 @@ impl Contestant {
             Self::VethSwitches(veth) => veth.measure(SWITCHES, pods),
             Self::Iproute => iproute(pods),
             Self::Cni(plugins) => cni(plugins, pods),
-            Self::Kernel => bare_kernel(pods),
+            Self::Kernel | Self::KernelSwitches => bare_kernel(pods),
         }
         .with_context(|| format!("measure {} with {pods} pods", self.name()))?;
         fs::remove_dir_all(FOLDER).with_context(|| format!("remove {FOLDER}"))?;

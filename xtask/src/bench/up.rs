@@ -127,6 +127,10 @@ fn in_host(arguments: Arguments) -> Result<()> {
     };
     let one = find(|contestant| matches!(contestant, Contestant::Veth(_)));
     let four = find(|contestant| matches!(contestant, Contestant::VethSwitches(_)));
+    let floor = (
+        find(|contestant| *contestant == Contestant::Kernel),
+        find(|contestant| *contestant == Contestant::KernelSwitches),
+    );
     let targets = if pods == TARGET_PODS { report::targets(one, four) } else { Vec::new() };
     let mut lines = vec![
         format!("{}\n", report::table(&results, least)),
@@ -146,6 +150,10 @@ fn in_host(arguments: Arguments) -> Result<()> {
     lines.extend(report::ratios(one, four).map(|(up, down)| {
         format!("four switches, four times the pods: up {up:.2} ×, down {down:.2} × the time")
     }));
+    lines.extend(
+        report::ratios(floor.0, floor.1)
+            .map(|(up, _)| format!("the kernel's own pairs, four times as many: {up:.2} × the time")),
+    );
     lines.extend(skipped.iter().map(|what| format!("not measured: {what}")));
     if targets.is_empty() {
         lines.push(format!("targets are for {TARGET_PODS} pods and are not judged"));
@@ -208,7 +216,7 @@ fn contestants(veth: Veth, plugins: Option<PathBuf>) -> (Vec<Contestant>, Vec<&'
             None => skipped.push("the CNI plugin, which could not be had"),
         }
     }
-    contestants.push(Contestant::Kernel);
+    contestants.extend([Contestant::Kernel, Contestant::KernelSwitches]);
     (contestants, skipped)
 }
 

@@ -592,7 +592,7 @@ fn an_outer_tag_is_not_counted_by_xdp_either() {
 }
 
 /// The verifier gives up after this many instructions: `BPF_COMPLEXITY_LIMIT_INSNS`.
-const VERIFIER_LIMIT: u32 = 1_000_000;
+const VERIFIER_LIMIT: u32 = 100_000;
 
 /// `cargo xtask test vm` shows these for each kernel.
 #[test]

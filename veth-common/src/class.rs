@@ -1,5 +1,7 @@
 //! What kind of frame a frame is: the details by which counters are split.
 
+use core::hint::black_box;
+
 use crate::{EthernetHeader, Mac};
 
 /// What a frame carries. The numbers index [`PortCounters`](crate::PortCounters): append, never reorder, and raise
@@ -74,31 +76,45 @@ impl Protocol {
         self as usize
     }
 
-    /// What a frame without a tag carries. `byte` reads one, from an offset behind the start of the destination address
-    /// on; what it cannot read is something else.
+    /// The number of what a frame without a tag carries. `byte` reads one, from an offset behind the start of the destination
+    /// address on; what it cannot read is something else.
+    ///
+    /// By a table: where branches find the number, the verifier goes through all that follows once for each of them. And the
+    /// compiler must not look into the table, or it leaves out the check that the number is one, by which the verifier knows.
     #[must_use]
     #[inline(always)]
-    pub fn of(ethertype: u16, byte: impl Fn(u32) -> Option<u8>) -> Self {
-        if ethertype == IPV4 {
-            match byte(IPV4_PROTOCOL) {
-                Some(TCP) => Self::Ipv4Tcp,
-                Some(UDP) => Self::Ipv4Udp,
-                Some(ICMP) => Self::Ipv4Icmp,
-                _ => Self::Ipv4Other,
-            }
+    pub fn number(ethertype: u16, byte: impl Fn(u32) -> Option<u8>) -> u8 {
+        black_box(if ethertype == IPV4 {
+            byte(IPV4_PROTOCOL).map_or(Self::Ipv4Other as u8, |next| OVER_IPV4[usize::from(next)])
         } else if ethertype == IPV6 {
-            match byte(IPV6_NEXT_HEADER) {
-                Some(TCP) => Self::Ipv6Tcp,
-                Some(UDP) => Self::Ipv6Udp,
-                Some(ICMPV6) => Self::Ipv6Icmp,
-                _ => Self::Ipv6Other,
-            }
+            byte(IPV6_NEXT_HEADER).map_or(Self::Ipv6Other as u8, |next| OVER_IPV6[usize::from(next)])
         } else if ethertype == ARP {
-            Self::Arp
+            Self::Arp as u8
         } else {
-            Self::Other
-        }
+            Self::Other as u8
+        })
     }
+}
+
+/// The protocol by what IPv4 says that it carries.
+static OVER_IPV4: [u8; 256] = over_ip(
+    Protocol::Ipv4Other,
+    [(TCP, Protocol::Ipv4Tcp), (UDP, Protocol::Ipv4Udp), (ICMP, Protocol::Ipv4Icmp)],
+);
+
+/// The same for IPv6.
+static OVER_IPV6: [u8; 256] = over_ip(
+    Protocol::Ipv6Other,
+    [(TCP, Protocol::Ipv6Tcp), (UDP, Protocol::Ipv6Udp), (ICMPV6, Protocol::Ipv6Icmp)],
+);
+
+const fn over_ip(other: Protocol, known: [(u8, Protocol); 3]) -> [u8; 256] {
+    let mut table = [other as u8; 256];
+    let [(a, first), (b, second), (c, third)] = known;
+    table[a as usize] = first as u8;
+    table[b as usize] = second as u8;
+    table[c as usize] = third as u8;
+    table
 }
 
 const IPV4: u16 = 0x0800_u16.to_be();
@@ -121,17 +137,15 @@ pub const SIZES: usize = 6;
 /// The longest frame of each size but the last, which has no end: powers of two less one.
 pub const SIZE_ENDS: [u32; SIZES - 1] = [127, 255, 511, 1_023, 2_047];
 
-/// The counter of a frame's length, in bytes from the destination address on.
+/// The counter of a length by its bits above the first seven: all that are longer share the last.
+static SIZE_OF: [u8; 17] = [0, 1, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 4, 4, 4, 4, 5];
+
+/// The counter of a frame's length, in bytes from the destination address on. By a table, as above.
 #[must_use]
 #[inline(always)]
-pub const fn size_index(length: u32) -> usize {
-    // Spelt out: a program has no instruction that counts leading zeroes.
-    let [a, b, c, d, e] = SIZE_ENDS;
-    (length > a) as usize
-        + (length > b) as usize
-        + (length > c) as usize
-        + (length > d) as usize
-        + (length > e) as usize
+pub fn size_index(length: u32) -> usize {
+    let place = ((length >> 7) as usize).min(SIZE_OF.len() - 1);
+    usize::from(black_box(SIZE_OF[place]))
 }
 
 /// To how many a frame is addressed.
@@ -187,21 +201,33 @@ mod tests {
             (0x0008, 0, 0, Protocol::Other),
         ] {
             let ethertype = u16::to_be(ethertype);
-            let found = Protocol::of(ethertype, |asked| (asked == offset).then_some(byte));
-            assert_eq!(found, expected, "{ethertype:#x} {byte}");
+            let found = Protocol::number(ethertype, |asked| (asked == offset).then_some(byte));
+            assert_eq!(found, expected as u8, "{ethertype:#x} {byte}");
         }
-        assert_eq!(Protocol::of(IPV4, |_| None), Protocol::Ipv4Other);
-        assert_eq!(Protocol::of(IPV6, |_| None), Protocol::Ipv6Other);
+        assert_eq!(Protocol::number(IPV4, |_| None), Protocol::Ipv4Other as u8);
+        assert_eq!(Protocol::number(IPV6, |_| None), Protocol::Ipv6Other as u8);
     }
 
     #[test]
     fn sizes_end_before_powers_of_two() {
-        for (length, index) in
-            [(0, 0), (60, 0), (127, 0), (128, 1), (255, 1), (256, 2), (1_514, 4), (2_047, 4), (2_048, 5)]
-        {
+        for (length, index) in [
+            (0, 0),
+            (60, 0),
+            (127, 0),
+            (128, 1),
+            (255, 1),
+            (256, 2),
+            (1_023, 3),
+            (1_024, 4),
+            (2_047, 4),
+            (2_048, 5),
+        ] {
             assert_eq!(size_index(length), index, "{length}");
         }
         assert_eq!(size_index(u32::MAX), SIZES - 1);
+        for length in 0..5_000 {
+            assert_eq!(size_index(length), SIZE_ENDS.iter().filter(|end| length > **end).count(), "{length}");
+        }
         assert!(SIZE_ENDS.iter().all(|end| (end + 1).is_power_of_two()));
     }
 

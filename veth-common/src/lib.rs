@@ -8,6 +8,7 @@ pub mod frame;
 pub mod layout;
 pub mod spoof;
 pub mod verdict;
+pub mod watch;
 
 pub use class::{Cast, Protocol, SIZE_ENDS, SIZES, size_index};
 pub use forward::{Decision, Tables, decide};

@@ -14,6 +14,7 @@ mod count;
 mod maps;
 mod null;
 mod tc;
+mod watch;
 mod xdp;
 
 use aya_ebpf::{
@@ -37,6 +38,18 @@ pub fn veth_xdp(ctx: XdpContext) -> u32 {
 #[classifier]
 pub fn veth_count(ctx: TcContext) -> i32 {
     tc::count(&ctx)
+}
+
+/// TC ingress of a port's host end, in front of everything: tells user space what comes in and what will become of it.
+#[classifier]
+pub fn veth_watch(ctx: TcContext) -> i32 {
+    watch::ingress(&ctx)
+}
+
+/// TC egress of a port's host end: tells user space what leaves there.
+#[classifier]
+pub fn veth_watch_out(ctx: TcContext) -> i32 {
+    watch::egress(&ctx)
 }
 
 /// TC ingress that only redirects: what the technique itself does and costs.

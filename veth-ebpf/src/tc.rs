@@ -21,16 +21,16 @@ pub(crate) fn ingress(ctx: &TcContext) -> i32 {
     // SAFETY: the kernel passes a valid context, whose fields the verifier checks one by one.
     let skb: &mut __sk_buff = unsafe { &mut *ctx.skb.skb };
     let header = header(ctx);
-    let weight = weight(ctx, header);
 
     let Some(port) = maps::port(skb.ifindex) else {
-        count::unattributed(&weight);
+        count::unattributed(&weight(ctx, header));
         debug!(ctx, "frame from interface {}, which is no port of ours: passed on", skb.ifindex);
         return TCX_NEXT;
     };
     let frame = Frame { header, length: skb.len, gso: skb.gso_size > 0 };
     let decision = decide(port, &frame, &Skb(ctx), &Maps { targets: &TARGETS });
-    count::decision(port.slot, decision, &weight);
+    // Not before: the verifier would go through the decision once for every protocol.
+    count::decision(port.slot, decision, &weight(ctx, header));
 
     match decision {
         // Never TC_ACT_OK: it would end the chain and silence the programs behind ours.
@@ -81,7 +81,7 @@ pub(crate) const fn action(returned: i64) -> i32 {
 
 /// The Ethernet header, where the linear part of the frame has a whole one.
 #[inline(always)]
-fn header(ctx: &TcContext) -> Option<&EthernetHeader> {
+pub(crate) fn header(ctx: &TcContext) -> Option<&EthernetHeader> {
     let start = ctx.data();
     if start + size_of::<EthernetHeader>() > ctx.data_end() {
         return None;
@@ -99,13 +99,13 @@ fn weight(ctx: &TcContext, header: Option<&EthernetHeader>) -> Weight {
         Some(header) => {
             // A tag is no part of the frame here, and XDP judges by it: so that both count alike.
             let protocol = if skb.vlan_present == 0 {
-                Protocol::of(header.ethertype, |offset| byte(ctx, offset))
+                Protocol::number(header.ethertype, |offset| byte(ctx, offset))
             } else {
-                Protocol::Other
+                Protocol::Other as u8
             };
             (protocol, Cast::of(header.destination))
         }
-        None => (Protocol::Other, Cast::Unicast),
+        None => (Protocol::Other as u8, Cast::Unicast),
     };
     Weight { length: skb.len, gso_segments: skb.gso_segs, protocol, cast }
 }
@@ -122,7 +122,7 @@ fn byte(ctx: &TcContext, offset: u32) -> Option<u8> {
 }
 
 /// The bytes of an `__sk_buff`, wherever the kernel keeps them.
-struct Skb<'a>(&'a TcContext);
+pub(crate) struct Skb<'a>(pub(crate) &'a TcContext);
 
 impl Packet for Skb<'_> {
     #[inline(always)]

@@ -24,18 +24,18 @@ pub(crate) fn ingress(ctx: &XdpContext) -> u32 {
     #[expect(clippy::cast_possible_truncation, reason = "a frame is far shorter than 4 GiB")]
     let length = unsafe { bpf_xdp_get_buff_len(ctx.ctx) } as u32;
     let header = header(ctx);
-    let weight = weight(ctx, header, length);
 
     // SAFETY: a valid context, whose fields the verifier checks one by one.
     let ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
     let Some(port) = maps::port(ifindex) else {
-        count::unattributed(&weight);
+        count::unattributed(&weight(ctx, header, length));
         debug!(ctx, "frame from interface {}, which is no port of ours: passed on", ifindex);
         return xdp_action::XDP_PASS;
     };
     let frame = Frame { header, length, gso: false };
     let decision = decide(port, &frame, &Buff(ctx), &Maps { targets: &XDP_TARGETS });
-    count::decision(port.slot, decision, &weight);
+    // Not before: the verifier would go through the decision once for every protocol.
+    count::decision(port.slot, decision, &weight(ctx, header, length));
 
     match decision {
         Decision::Pass(_) => xdp_action::XDP_PASS,
@@ -69,11 +69,11 @@ fn weight(ctx: &XdpContext, header: Option<&EthernetHeader>, length: u32) -> Wei
     let (length, protocol, cast) = match header {
         Some(header) => {
             // A tag is no protocol that is told apart.
-            let protocol = Protocol::of(header.ethertype, |offset| byte(ctx, offset));
+            let protocol = Protocol::number(header.ethertype, |offset| byte(ctx, offset));
             let length = if is_tag(header.ethertype) { length - TAG_LENGTH } else { length };
             (length, protocol, Cast::of(header.destination))
         }
-        None => (length, Protocol::Other, Cast::Unicast),
+        None => (length, Protocol::Other as u8, Cast::Unicast),
     };
     Weight { length, gso_segments: 0, protocol, cast }
 }

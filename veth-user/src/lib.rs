@@ -15,3 +15,4 @@ pub mod state;
 pub mod stats;
 pub mod text;
 pub mod topology;
+pub mod watch;

@@ -19,5 +19,6 @@ mod switch;
 mod topology;
 mod traffic;
 mod traps;
+mod watch;
 mod wire;
 mod xdp;

@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand, which parses its arguments, calls the library and prints.
 
 mod bench;
+mod capture;
 mod check;
 mod doctor;
 mod down;
@@ -15,6 +16,7 @@ mod progress;
 mod run;
 mod show;
 mod stats;
+mod trace;
 mod up;
 
 use std::{
@@ -96,6 +98,8 @@ enum Command {
     Exec(exec::Args),
     Stats(stats::Args),
     Metrics(metrics::Args),
+    Trace(trace::Args),
+    Capture(capture::Args),
     Bench(Box<bench::Args>),
     Doctor(doctor::Args),
 }
@@ -131,6 +135,8 @@ pub fn main() -> ExitCode {
         Command::Ls(args) => block_on(ls::main(args, &roots)).flatten(),
         Command::Stats(args) => block_on(stats::main(args, &roots)).flatten(),
         Command::Metrics(args) => block_on(metrics::main(args, &roots)).flatten(),
+        Command::Trace(args) => block_on(trace::main(args, &roots)).flatten(),
+        Command::Capture(args) => block_on(capture::main(args, &roots)).flatten(),
         Command::Doctor(args) => block_on(doctor::main(args, &roots)).flatten(),
     };
     result.unwrap_or_else(|error| {

@@ -134,7 +134,7 @@ pub fn load(roots: &Roots, topology: &str, options: &LoadOptions) -> Result<(), 
 }
 
 /// Loads one program of the object and returns what the kernel says of it.
-fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<ProgramInfo, Error> {
+pub(super) fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<ProgramInfo, Error> {
     let info = match ebpf.program_mut(name) {
         Some(Program::SchedClassifier(program)) => program.load().and_then(|()| program.info()),
         Some(Program::Xdp(program)) => program.load().and_then(|()| program.info()),
@@ -250,7 +250,7 @@ pub fn verify_xdp_attach(link: &str) -> Result<(), Error> {
 }
 
 /// A loader for the embedded object that is as talkative as the log level asks for.
-fn loader() -> Result<EbpfLoader<'static>, Error> {
+pub(super) fn loader() -> Result<EbpfLoader<'static>, Error> {
     object::check()?;
     raise_memlock();
     let mut loader = EbpfLoader::new();
@@ -262,7 +262,7 @@ fn loader() -> Result<EbpfLoader<'static>, Error> {
     Ok(loader)
 }
 
-fn load_object(loader: &mut EbpfLoader<'_>) -> Result<Ebpf, Error> {
+pub(super) fn load_object(loader: &mut EbpfLoader<'_>) -> Result<Ebpf, Error> {
     loader.load(object::OBJECT).map_err(|source| match source {
         EbpfError::MapError(MapError::CreateError { name, io_error }) => {
             Error::kernel(format!("make the map {name}"), io_error)

@@ -10,6 +10,7 @@ mod maps;
 mod null_redirect;
 pub mod object;
 pub mod pins;
+pub mod watch;
 
 use std::{io, path::PathBuf};
 

@@ -230,7 +230,7 @@ pub(super) mod tests {
     pub(in crate::stats) fn example(pod: &str, redirected: u64, passed: u64, dropped: u64) -> PortStats {
         let mut counted = PortCounters::default();
         let weight =
-            Weight { length: 100, gso_segments: 0, protocol: Protocol::Ipv4Udp, cast: Cast::Unicast };
+            Weight { length: 100, gso_segments: 0, protocol: Protocol::Ipv4Udp as u8, cast: Cast::Unicast };
         (0..redirected).for_each(|_| counted.count_redirected(&weight));
         (0..passed).for_each(|_| counted.count_passed(PassReason::Group, &weight));
         (0..dropped).for_each(|_| counted.count_dropped(DropReason::NoPeer, &weight));

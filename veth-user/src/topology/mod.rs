@@ -22,6 +22,7 @@ use std::collections::BTreeSet;
 pub use model::{Kind, Path, Pod, Port, Topology};
 pub use observe::{Drift, Status, observe};
 pub use teardown::{down, tidy};
+pub(crate) use teardown::{hurry, stop_hurrying};
 pub use up::{Outcome, Plan, Progress, plan as plan_up, undo, up};
 
 /// Why a topology could not be brought up, taken down or looked at.

@@ -158,7 +158,7 @@ pub(super) fn stop_forwarding(roots: &Roots, name: &str) -> Result<(), Error> {
 }
 
 /// Makes the kernel hurry where many attachments come or go. Noted before it is done.
-pub(super) fn hurry(roots: &Roots, attachments: usize) -> Result<(), Error> {
+pub(crate) fn hurry(roots: &Roots, attachments: usize) -> Result<(), Error> {
     if attachments > UNHURRIED_PORTS && rcu::is_normal() {
         roots.note_hurry()?;
         rcu::expedite(true);
@@ -168,7 +168,7 @@ pub(super) fn hurry(roots: &Roots, attachments: usize) -> Result<(), Error> {
 
 /// Undoes [`hurry`], also that of a process that was killed: another that is still at work takes longer then.
 /// The note goes after it is done.
-pub(super) fn stop_hurrying(roots: &Roots) -> Result<(), Error> {
+pub(crate) fn stop_hurrying(roots: &Roots) -> Result<(), Error> {
     if roots.has_hurry_note() {
         rcu::expedite(false);
         roots.remove_hurry_note()?;

@@ -1,0 +1,212 @@
+//! `veth capture`.
+
+use std::{
+    fs::File,
+    io::{self, BufWriter, IsTerminal as _, Write},
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use pcap_file::PcapError;
+
+use super::{
+    options::period,
+    trace::wanted,
+    up::{Ended, interruptible},
+};
+use crate::{
+    datapath::watch::PERIOD,
+    state::Roots,
+    watch::{Owner, Session, Wish, filter, pcapng::Writer},
+};
+
+/// Room for what comes while nobody looks: half a second of a fast pod.
+const BUFFER: u32 = 64 << 20;
+
+/// The most of a frame that is taken, and what 0 means.
+const SNAP_MAX: u32 = 65_535;
+
+/// Write the frames of a pod to a pcapng file, both directions
+///
+/// Frames are taken where they are decided on, so that also those are there that no tool on the host end sees because
+/// they are redirected past it. Each has the port as its interface and what became of it as its comment. Checksums that
+/// the pod left to a network card are completed. The programs that take them stand in front of all others and go with
+/// this process, however it ends. Needs Linux 6.6 and the hooks tcx or clsact.
+///
+/// The filter has a few of the words of pcap-filter(7), with their meaning there: arp, ip, ip6, tcp, udp, icmp, icmp6,
+/// [src|dst] host ADDRESS, [src|dst] port NUMBER, joined by `and`. Two hosts and two ports at most.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  sudo veth capture lab/a -w a.pcapng
+  sudo veth capture lab/a -s 96 tcp and port 80 -w a.pcapng
+  sudo veth capture lab/a -w - | wireshark -k -i -
+  sudo veth capture lab/a -w a.pcapng --rotate 100 --files 5")]
+pub(super) struct Args {
+    /// The pod, or TOPOLOGY/POD
+    pod: String,
+
+    /// Which frames [default: all]
+    filter: Vec<String>,
+
+    /// The file; `-` is standard output
+    #[arg(short, long, value_name = "FILE")]
+    write: PathBuf,
+
+    /// Bytes taken of each frame; 0 takes all, up to 65,535
+    #[arg(short, long, value_name = "BYTES", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=i64::from(SNAP_MAX)))]
+    snap: u32,
+
+    /// End after so many frames
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    limit: Option<u64>,
+
+    /// End after this long [default: never]
+    #[arg(long = "for", value_name = "TIME", value_parser = period)]
+    duration: Option<Duration>,
+
+    /// Begin another file after so many megabytes (10^6): a.pcapng, a.1.pcapng, a.2.pcapng, …
+    #[arg(long, value_name = "MEGABYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    rotate: Option<u64>,
+
+    /// Keep so many files and overwrite the oldest
+    #[arg(long, value_name = "N", requires = "rotate", value_parser = clap::value_parser!(u64).range(1..))]
+    files: Option<u64>,
+}
+
+pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
+    super::require_root("capture")?;
+    let Args { pod, filter, write, snap, limit, duration, rotate, files } = args;
+    let filter = filter::parse(&filter.join(" "))?;
+    let snap = if snap == 0 { SNAP_MAX } else { snap };
+    let to_output = write.as_os_str() == "-";
+    ensure!(
+        !to_output || !io::stdout().is_terminal(),
+        "a capture is no text for a terminal: write it to a file, or pipe it to `wireshark -k -i -`"
+    );
+    ensure!(!to_output || rotate.is_none(), "standard output is one file: --rotate needs another");
+    let (records, Some(pod)) = wanted(roots, Some(&pod))? else {
+        anyhow::bail!("{pod} is a topology: name one of its pods, as {pod}/POD");
+    };
+    // Before anything is attached.
+    let mut files =
+        Files { path: write, snap, rotate: rotate.map(|rotate| rotate * 1_000_000), keep: files, number: 0 };
+    let out = files.open()?;
+    let wish = Wish { snap, sample: 1, filter, both_ways: true, buffer: BUFFER };
+    let mut session = Session::start(roots, &records, Some(&pod), &wish).await?;
+    let owners: Vec<Owner> = session.owners().cloned().collect();
+    let mut writer = Writer::new(out, &owners, snap).map_err(|error| files.failed(error))?;
+    let mut taken = 0_u64;
+    let limit = limit.unwrap_or(u64::MAX);
+    let end = duration.map(|duration| Instant::now() + duration);
+    let work = async {
+        let mut ticks = tokio::time::interval(PERIOD);
+        loop {
+            ticks.tick().await;
+            let done = session.drain(|seen| {
+                if files.is_full(writer.bytes()) {
+                    match files.next(&mut writer, &owners) {
+                        Ok(next) => writer = next,
+                        Err(error) => return ControlFlow::Break(Err(error)),
+                    }
+                }
+                if let Err(error) = writer.write(&seen) {
+                    return ControlFlow::Break(Err(files.failed(error)));
+                }
+                taken += 1;
+                if taken == limit { ControlFlow::Break(Ok(())) } else { ControlFlow::Continue(()) }
+            });
+            writer.flush().map_err(|error| files.failed(PcapError::IoError(error)))?;
+            match done {
+                ControlFlow::Break(result) => return result,
+                ControlFlow::Continue(()) if end.is_some_and(|end| Instant::now() >= end) => return Ok(()),
+                ControlFlow::Continue(()) => {}
+            }
+        }
+    };
+    let result = match interruptible(work).await? {
+        Ended::By(result) => result,
+        Ended::Signal(_) => Ok(()),
+    };
+    let lost = session.lost()?;
+    session.stop()?;
+    eprintln!("{taken} frames of {pod} captured, {lost} lost for want of room");
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+type Out = BufWriter<Box<dyn Write>>;
+
+/// The files of a capture.
+struct Files {
+    path: PathBuf,
+    snap: u32,
+    rotate: Option<u64>,
+    keep: Option<u64>,
+    number: u64,
+}
+
+impl Files {
+    /// Opens the file that it is the turn of.
+    fn open(&self) -> Result<Out> {
+        if self.path.as_os_str() == "-" {
+            return Ok(BufWriter::new(Box::new(io::stdout())));
+        }
+        let path = numbered(&self.path, self.number);
+        let file = File::create(&path).with_context(|| format!("write {}", path.display()))?;
+        Ok(BufWriter::new(Box::new(file)))
+    }
+
+    fn is_full(&self, bytes: u64) -> bool {
+        self.rotate.is_some_and(|rotate| bytes >= rotate)
+    }
+
+    /// Ends one file and begins another.
+    fn next(&mut self, writer: &mut Writer<Out>, owners: &[Owner]) -> Result<Writer<Out>> {
+        writer.flush().map_err(|error| self.failed(PcapError::IoError(error)))?;
+        self.number += 1;
+        if let Some(keep) = self.keep {
+            self.number %= keep;
+        }
+        Writer::new(self.open()?, owners, self.snap).map_err(|error| self.failed(error))
+    }
+
+    /// An error with the file that it is about.
+    fn failed(&self, error: PcapError) -> anyhow::Error {
+        let path = numbered(&self.path, self.number);
+        let what = format!("write {}", path.display());
+        match error {
+            // So that a reader that has gone is known as such.
+            PcapError::IoError(error) => anyhow::Error::new(error).context(what),
+            other => anyhow::Error::new(other).context(what),
+        }
+    }
+}
+
+/// `a.pcapng`, `a.1.pcapng`, …
+fn numbered(path: &Path, number: u64) -> PathBuf {
+    if number == 0 {
+        return path.to_owned();
+    }
+    let mut name = path.file_stem().unwrap_or_default().to_owned();
+    name.push(format!(".{number}"));
+    if let Some(extension) = path.extension() {
+        name.push(".");
+        name.push(extension);
+    }
+    path.with_file_name(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_numbered_before_their_extension() {
+        let name = |path: &str, number| numbered(Path::new(path), number).display().to_string();
+        assert_eq!(name("/x/a.pcapng", 0), "/x/a.pcapng");
+        assert_eq!(name("/x/a.pcapng", 3), "/x/a.3.pcapng");
+        assert_eq!(name("a", 1), "a.1");
+    }
+}

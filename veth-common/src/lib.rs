@@ -3,6 +3,7 @@
 #![no_std]
 
 pub mod class;
+pub mod drops;
 pub mod forward;
 pub mod frame;
 pub mod layout;

@@ -11,6 +11,7 @@
 #![expect(clippy::needless_pass_by_value, reason = "the program macros pass contexts by value")]
 
 mod count;
+mod drops;
 mod maps;
 mod null;
 mod tc;
@@ -18,8 +19,8 @@ mod watch;
 mod xdp;
 
 use aya_ebpf::{
-    macros::{classifier, xdp},
-    programs::{TcContext, XdpContext},
+    macros::{btf_tracepoint, classifier, xdp},
+    programs::{BtfTracePointContext, TcContext, XdpContext},
 };
 
 /// TC ingress of a port's host end, and of the bridge behind a switch.
@@ -50,6 +51,13 @@ pub fn veth_watch(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn veth_watch_out(ctx: TcContext) -> i32 {
     watch::egress(&ctx)
+}
+
+/// The kernel drops a packet.
+#[btf_tracepoint(function = "kfree_skb")]
+pub fn veth_drops(ctx: BtfTracePointContext) -> i32 {
+    drops::kfree_skb(&ctx);
+    0
 }
 
 /// TC ingress that only redirects: what the technique itself does and costs.

@@ -7,6 +7,7 @@ pub mod check;
 pub mod cli;
 pub mod datapath;
 pub mod doctor;
+pub mod drops;
 pub mod hooks;
 pub mod net;
 pub mod probe;

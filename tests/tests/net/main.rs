@@ -4,6 +4,7 @@
 mod bench;
 mod counters;
 mod doctor;
+mod drops;
 mod edge;
 mod errors;
 mod exact;

@@ -5,6 +5,7 @@ mod capture;
 mod check;
 mod doctor;
 mod down;
+mod drops;
 mod exec;
 mod init;
 mod live;
@@ -98,6 +99,7 @@ enum Command {
     Exec(exec::Args),
     Stats(stats::Args),
     Metrics(metrics::Args),
+    Drops(drops::Args),
     Trace(trace::Args),
     Capture(capture::Args),
     Bench(Box<bench::Args>),
@@ -135,6 +137,7 @@ pub fn main() -> ExitCode {
         Command::Ls(args) => block_on(ls::main(args, &roots)).flatten(),
         Command::Stats(args) => block_on(stats::main(args, &roots)).flatten(),
         Command::Metrics(args) => block_on(metrics::main(args, &roots)).flatten(),
+        Command::Drops(args) => block_on(drops::main(args, &roots)).flatten(),
         Command::Trace(args) => block_on(trace::main(args, &roots)).flatten(),
         Command::Capture(args) => block_on(capture::main(args, &roots)).flatten(),
         Command::Doctor(args) => block_on(doctor::main(args, &roots)).flatten(),

@@ -3,6 +3,7 @@
 
 pub mod attach;
 mod counters;
+pub mod drops;
 mod hook;
 mod load;
 pub mod log;

@@ -17,3 +17,4 @@ pub mod stats;
 pub mod text;
 pub mod topology;
 pub mod watch;
+pub mod why;

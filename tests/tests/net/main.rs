@@ -21,5 +21,6 @@ mod topology;
 mod traffic;
 mod traps;
 mod watch;
+mod why;
 mod wire;
 mod xdp;

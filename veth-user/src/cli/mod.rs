@@ -19,6 +19,7 @@ mod show;
 mod stats;
 mod trace;
 mod up;
+mod why;
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -100,6 +101,7 @@ enum Command {
     Stats(stats::Args),
     Metrics(metrics::Args),
     Drops(drops::Args),
+    Why(why::Args),
     Trace(trace::Args),
     Capture(capture::Args),
     Bench(Box<bench::Args>),
@@ -138,6 +140,7 @@ pub fn main() -> ExitCode {
         Command::Stats(args) => block_on(stats::main(args, &roots)).flatten(),
         Command::Metrics(args) => block_on(metrics::main(args, &roots)).flatten(),
         Command::Drops(args) => block_on(drops::main(args, &roots)).flatten(),
+        Command::Why(args) => block_on(why::main(args, &roots)).flatten(),
         Command::Trace(args) => block_on(trace::main(args, &roots)).flatten(),
         Command::Capture(args) => block_on(capture::main(args, &roots)).flatten(),
         Command::Doctor(args) => block_on(doctor::main(args, &roots)).flatten(),

@@ -154,6 +154,12 @@ impl Datapath {
         self.targets.set(slot, ifindex, None, 0).map_err(failed)
     }
 
+    /// The interface that the programs think a slot is.
+    #[must_use]
+    pub fn target(&self, slot: u32) -> Option<u32> {
+        self.targets.get(slot, 0).ok().map(|value| value.if_index).filter(|ifindex| *ifindex != 0)
+    }
+
     /// Empties a slot before the kernel does, so that nothing is sent to it any more.
     ///
     /// # Errors
@@ -222,6 +228,12 @@ impl Datapath {
     pub fn set_source(&mut self, slot: u32, address: IpAddr) -> Result<(), Error> {
         let failed = |source| map_error(format!("let slot {slot} send from {address}"), source);
         self.sources.insert(SourceKey::new(slot, address), 1, 0).map_err(failed)
+    }
+
+    /// Whether a checked port may send from an address.
+    #[must_use]
+    pub fn is_source(&self, key: &SourceKey) -> bool {
+        self.sources.get(key, 0).is_ok()
     }
 
     /// Lets a checked port send from an address no longer. Succeeds if it might not.

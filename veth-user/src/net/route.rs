@@ -1,6 +1,9 @@
 //! Routes of the main table.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
@@ -11,7 +14,7 @@ use netlink_packet_route::{
 };
 
 use super::{
-    Netlink, Result,
+    Error, Netlink, Result,
     address::{Cidr, family, is_link_local},
 };
 
@@ -27,7 +30,49 @@ pub struct Route {
     pub link: u32,
 }
 
+/// Where the kernel sends what is for an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hop {
+    /// The link that it leaves by.
+    pub link: u32,
+    /// Who forwards it; nobody if the address is on the link itself.
+    pub via: Option<IpAddr>,
+    /// The address that it is sent from, unless a socket says otherwise.
+    pub source: Option<IpAddr>,
+}
+
 impl Netlink {
+    /// Where what is for an address would be sent: `ip route get`.
+    ///
+    /// # Errors
+    ///
+    /// `ENETUNREACH` and the like when there is no way.
+    pub async fn route_to(&self, address: IpAddr) -> Result<Hop> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(address);
+        message.header.destination_prefix_length = if address.is_ipv4() { 32 } else { 128 };
+        message.attributes = vec![RouteAttribute::Destination(address.into())];
+        let action = format!("find the way to {address}");
+        let answer = self.get(&action, RouteNetlinkMessage::GetRoute(message)).await?;
+        let RouteNetlinkMessage::NewRoute(message) = answer else {
+            return Err(Error::new(action, io::Error::from_raw_os_error(libc::ENETUNREACH)));
+        };
+        let (mut link, mut via, mut source) = (None, None, None);
+        for attribute in &message.attributes {
+            match attribute {
+                RouteAttribute::Oif(index) => link = Some(*index),
+                RouteAttribute::Gateway(address) => via = plain(address),
+                RouteAttribute::Via(RouteVia::Inet6(address)) => via = Some((*address).into()),
+                RouteAttribute::PrefSource(address) => source = plain(address),
+                _ => {}
+            }
+        }
+        match link.filter(|_| message.header.kind == RouteType::Unicast) {
+            Some(link) => Ok(Hop { link, via, source }),
+            None => Err(Error::new(action, io::Error::from_raw_os_error(libc::ENETUNREACH))),
+        }
+    }
+
     /// Adds a route, or puts it in the place of the one to the same network.
     ///
     /// # Errors

@@ -1,5 +1,5 @@
-//! Veth with real programs of others: xdp-filter of xdp-tools, filters by tc, and Open vSwitch. `cargo xtask test
-//! others` finds or gets them, and says where they are.
+//! Veth with real programs of others: xdp-filter of xdp-tools, filters by tc, Open vSwitch, tmux, tshark and Prometheus.
+//! `cargo xtask test others` finds or gets them, and says where they are.
 #![expect(clippy::unwrap_used, reason = "everything in a test panics when it fails")]
 
 use std::{
@@ -9,6 +9,10 @@ use std::{
     time::Duration,
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use veth_common::Mac;
 use veth_tests::{
     Lab,
@@ -217,8 +221,8 @@ fn an_open_vswitch_of_our_own_switches_and_leaves_nothing() {
         assert!(ovs.is_running().unwrap());
         // Half of it is started again, with what it knew, and a daemon whose pid file is gone is found.
         let pid = |program: &str| std::fs::read_to_string(format!("{folder}/{program}.pid")).unwrap();
-        let switch = nix::unistd::Pid::from_raw(pid("ovs-vswitchd").trim().parse().unwrap());
-        nix::sys::signal::kill(switch, nix::sys::signal::Signal::SIGKILL).unwrap();
+        let switch = Pid::from_raw(pid("ovs-vswitchd").trim().parse().unwrap());
+        kill(switch, Signal::SIGKILL).unwrap();
         eventually("the switch dies", || !ovs.is_running().unwrap());
         ovs.start().unwrap();
         assert_eq!(ovs.ports("bridge").unwrap(), ["host1"]);
@@ -269,4 +273,274 @@ fn an_open_vswitch_that_was_killed_is_started_again() {
     lab.ok(&["check", "--live", "o", "--transfer", "50ms"]);
     lab.ok(&["down"]);
     assert_eq!(lab.fingerprint(), before);
+}
+
+/// A tmux server of its own, with one window that runs a command. It ends with this value.
+struct Tmux<'a> {
+    lab: &'a Lab,
+    socket: tempfile::TempDir,
+}
+
+impl<'a> Tmux<'a> {
+    fn start(lab: &'a Lab, command: &str) -> Self {
+        let tmux = Self { lab, socket: tempfile::tempdir().unwrap() };
+        tmux.run(&["-f", "/dev/null", "new-session", "-d", "-x", "130", "-y", "40", command]);
+        tmux
+    }
+
+    fn run(&self, args: &[&str]) -> String {
+        let mut command = other("tmux");
+        command.arg("-S").arg(self.socket.path().join("tmux")).args(args).env("TERM", "xterm");
+        let finished = self.lab.spawn(command).finish();
+        assert!(finished.status.success(), "tmux {args:?}: {finished:?}");
+        finished.out
+    }
+
+    fn press(&self, keys: &[&str]) {
+        self.run(&[&["send-keys"], keys].concat());
+    }
+
+    /// Waits until the screen shows something.
+    fn shows(&self, what: &str) -> String {
+        let mut screen = String::new();
+        eventually(what, || {
+            screen = self.run(&["capture-pane", "-p"]);
+            screen.contains(what)
+        });
+        screen
+    }
+}
+
+impl Drop for Tmux<'_> {
+    fn drop(&mut self) {
+        let mut command = other("tmux");
+        command.arg("-S").arg(self.socket.path().join("tmux")).arg("kill-server");
+        let _unused = self.lab.spawn(command).finish();
+    }
+}
+
+#[test]
+fn top_is_driven_by_keys_follows_the_window_and_gives_the_terminal_back() {
+    let lab = Lab::new();
+    lab.ok(&["up", "--pods", "30"]);
+    lab.ok(&["up"]);
+    let (one, two) = (lab.pod("ns1"), lab.pod("ns2"));
+    let veth = std::env::var("VETH_BIN").unwrap();
+    let tmux = Tmux::start(
+        &lab,
+        &format!("echo before; {veth} top --interval 200ms; echo ended $?; exec sleep 1000"),
+    );
+    let screen = tmux.shows("33 ports in 2 topologies");
+    assert!(screen.contains("RX bit/s▼") && !screen.contains("before"), "{screen}");
+    assert_eq!(udp(&one, &two, address(), 100, 200), 0);
+    tmux.press(&["/", "wire", "Enter"]);
+    let screen = tmux.shows("2 of 33 ports");
+    assert!(screen.contains("wire/ns1") && !screen.contains("switch/pod1"), "{screen}");
+    tmux.press(&["Enter"]);
+    tmux.shows("tcx veth_ingress");
+    let screen = tmux.shows("ipv4_udp");
+    assert!(screen.contains("frames from the pod by cpu"), "{screen}");
+    tmux.press(&["Right"]);
+    tmux.shows("TX bit/s▼");
+    tmux.press(&["?"]);
+    tmux.shows("sort by another column");
+    tmux.press(&["x", "Enter"]);
+    // Alone: with another key right behind it, a terminal takes it for that key with Alt.
+    tmux.press(&["Escape"]);
+    tmux.shows("q end");
+    tmux.press(&["p"]);
+    tmux.shows("stands still");
+    tmux.run(&["resize-window", "-x", "80", "-y", "20"]);
+    tmux.press(&["p"]);
+    let screen = tmux.shows("switch/pod1 ");
+    assert_eq!(screen.lines().count(), 20, "{screen}");
+    assert!(screen.lines().all(|line| line.chars().count() <= 80), "{screen}");
+    tmux.press(&["q"]);
+    let screen = tmux.shows("ended 0");
+    assert!(screen.contains("before") && !screen.contains("RX/s"), "the screen is as it was:\n{screen}");
+    drop(tmux);
+
+    // However it ends, the terminal is given back: cooked, and with an echo.
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        let process = tempfile::NamedTempFile::new().unwrap();
+        let path = process.path().display();
+        let command =
+            format!("sh -c 'echo $$ > {path}; exec {veth} top'; stty -a; echo over; exec sleep 1000");
+        let tmux = Tmux::start(&lab, &command);
+        tmux.shows("33 ports");
+        let process: i32 = std::fs::read_to_string(process.path()).unwrap().trim().parse().unwrap();
+        kill(Pid::from_raw(process), signal).unwrap();
+        let screen = tmux.shows("over");
+        assert!(screen.contains(" echo ") && screen.contains(" icanon "), "{signal}:\n{screen}");
+    }
+    assert!(lab.refused(&["top"]).contains("needs a terminal"));
+}
+
+#[test]
+fn tshark_reads_both_directions_and_finds_no_wrong_checksum() {
+    let lab = Lab::new();
+    lab.ok(&["up"]);
+    let (one, two) = (lab.pod("ns1"), lab.pod("ns2"));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("c.pcapng");
+    let file = path.to_str().unwrap();
+    let running = lab.start(&["capture", "ns1", "-w", file, "udp"], &[]);
+    eventually("something was captured", || {
+        assert_eq!(udp(&one, &two, address(), 100, 10), 0);
+        std::fs::metadata(&path).is_ok_and(|file| file.len() > 4_000)
+    });
+    running.signal(Signal::SIGINT);
+    assert!(running.finish().status.success());
+    let fields =
+        ["-e", "frame.interface_name", "-e", "frame.comment", "-e", "ip.src", "-e", "udp.checksum.status"];
+    let args = [
+        &["-n", "-r", file, "-o", "udp.check_checksum:TRUE", "-T", "fields", "-E", "separator=|"],
+        &fields[..],
+    ]
+    .concat();
+    let text = ok(&lab, "tshark", &args);
+    let count = |start: &str| text.lines().filter(|line| line.starts_with(start)).count();
+    let (there, back) = (
+        count("wire/ns1 eth0|redirected to wire/ns2 eth0 (peer)|172.16.0.1|1"),
+        count("wire/ns2 eth0|redirected to wire/ns1 eth0 (peer)|172.16.0.2|1"),
+    );
+    assert!(there >= 10 && back >= 10, "{there} there and {back} back, with good checksums:\n{text}");
+    assert_eq!(there + back, text.lines().count(), "{text}");
+}
+
+#[test]
+fn prometheus_scrapes_it_and_evaluates_dashboard_and_alerts() {
+    let contrib = Path::new(env!("CARGO_MANIFEST_DIR")).join("../contrib");
+    let lab = Lab::new();
+    lab.ok(&["up", "--pods", "3"]);
+    let (one, two) = (lab.pod("switch-pod1"), lab.pod("switch-pod2"));
+    let mut metrics = lab.start(&["metrics", "--detail", "--listen", "127.0.0.1:0"], &[]);
+    let said = metrics.wait_for("/metrics\n");
+    let target =
+        said.trim().strip_prefix("serving http://").unwrap().strip_suffix("/metrics").unwrap().to_owned();
+    let text = get(&lab, &target, "/metrics");
+    let folder = tempfile::tempdir().unwrap();
+    let (rules, series) = (contrib.join("prometheus/alerts.yml"), folder.path().join("metrics"));
+    std::fs::write(&series, older(&text)).unwrap();
+    let mut check = Command::new("sh");
+    check
+        .args(["-c", "exec \"$0\" check metrics < \"$1\""])
+        .arg(other("promtool").get_program())
+        .arg(&series);
+    let finished = lab.spawn(check).finish();
+    assert!(
+        !finished.err.contains("error while linting") && !finished.err.contains("parsing error"),
+        "{finished:?}"
+    );
+    ok(&lab, "promtool", &["check", "rules", rules.to_str().unwrap()]);
+
+    std::fs::write(
+        folder.path().join("prometheus.yml"),
+        std::fs::read_to_string(contrib.join("prometheus/prometheus.yml"))
+            .unwrap()
+            .replace("127.0.0.1:9464", &target)
+            .replace("15s", "200ms")
+            .replace("alerts.yml", rules.to_str().unwrap()),
+    )
+    .unwrap();
+    let mut command = other("prometheus");
+    command.arg(format!("--config.file={}", folder.path().join("prometheus.yml").display()));
+    command.arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()));
+    command.args([
+        "--web.listen-address=127.0.0.1:9090",
+        "--web.console.templates=/",
+        "--web.console.libraries=/",
+    ]);
+    let prometheus = lab.spawn(command);
+    let query = |expression: &str| -> serde_json::Value {
+        let body = get(&lab, "127.0.0.1:9090", &format!("/api/v1/query?query={}", percent(expression)));
+        serde_json::from_str(&body).unwrap_or_default()
+    };
+    let value = |expression: &str| -> Option<f64> {
+        query(expression)["data"]["result"][0]["value"][1].as_str()?.parse().ok()
+    };
+    eventually("it scrapes", || value("veth_topology_readable{topology=\"switch\"}") == Some(1.0));
+    let received = "veth_port_receive_packets_total{pod=\"pod1\"}";
+    let before = value(received).unwrap();
+    assert_eq!(udp(&one, &two, [10, 200, 0, 2].into(), 100, 500), 0);
+    eventually("it has seen the traffic", || value(received).is_some_and(|now| now >= before + 500.0));
+    let stats = lab.quiet_stats("switch");
+    let expected = stats["ports"][0]["rx"]["packets"].as_u64().unwrap();
+    #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
+    let expected = expected as f64;
+    eventually("it knows as many as stats", || value(received) == Some(expected));
+
+    let dashboard: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(contrib.join("grafana/veth.json")).unwrap()).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let mut expressions = 0;
+    for target in panels.iter().flat_map(|panel| panel["targets"].as_array().unwrap()) {
+        let expression = target["expr"].as_str().unwrap();
+        let filled = expression.replace("$__rate_interval", "5s").replace("$topology", "switch");
+        let answer = query(&filled);
+        assert_eq!(answer["status"], "success", "{filled}: {answer}");
+        // Drops there may be none of; everything else is a series that exists.
+        let is_empty = answer["data"]["result"].as_array().unwrap().is_empty();
+        assert!(!is_empty || filled.contains("dropped"), "{filled}: {answer}");
+        expressions += 1;
+    }
+    assert!(expressions >= 13);
+    let rules: serde_json::Value =
+        serde_json::from_str(&get(&lab, "127.0.0.1:9090", "/api/v1/rules")).unwrap();
+    for rule in rules["data"]["groups"][0]["rules"].as_array().unwrap() {
+        eventually("every rule is evaluated", || {
+            let rules: serde_json::Value =
+                serde_json::from_str(&get(&lab, "127.0.0.1:9090", "/api/v1/rules")).unwrap();
+            let groups = &rules["data"]["groups"][0]["rules"];
+            groups.as_array().unwrap().iter().any(|now| now["name"] == rule["name"] && now["health"] == "ok")
+        });
+    }
+    prometheus.signal(Signal::SIGKILL);
+    assert!(prometheus.finish().was_killed());
+}
+
+/// OpenMetrics as the older text format, which is all that this promtool can check: a counter is called as its samples are,
+/// and there is nothing that informs.
+fn older(text: &str) -> String {
+    let kinds: std::collections::HashMap<&str, &str> =
+        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
+    let line = |line: &str| -> Option<String> {
+        let mut words = line.splitn(4, ' ');
+        let (hash, what, name, rest) = (words.next()?, words.next(), words.next(), words.next());
+        if hash != "#" {
+            return Some(line.to_owned());
+        }
+        let (what, name, rest) = (what?, name?, rest?);
+        let (ending, kind) = match kinds.get(name) {
+            Some(&"counter") => ("_total", "counter"),
+            Some(&"info") => ("_info", "gauge"),
+            Some(kind) => ("", *kind),
+            None => return None,
+        };
+        match what {
+            "TYPE" => Some(format!("# TYPE {name}{ending} {kind}")),
+            "HELP" => Some(format!("# HELP {name}{ending} {rest}")),
+            _ => None,
+        }
+    };
+    text.lines().filter_map(line).map(|line| line + "\n").collect()
+}
+
+/// The body of what is answered to a request on the host.
+fn get(lab: &Lab, address: &str, path: &str) -> String {
+    use std::io::{Read as _, Write as _};
+    let (address, path) = (address.to_owned(), path.to_owned());
+    lab.run(move || {
+        let Ok(mut stream) = std::net::TcpStream::connect(address) else { return String::new() };
+        let request = format!("GET {path} HTTP/1.0\r\nHost: veth\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()
+    })
+}
+
+/// Text as a part of an address.
+fn percent(text: &str) -> String {
+    text.bytes().flat_map(|byte| ["%".to_owned(), format!("{byte:02x}")]).collect()
 }

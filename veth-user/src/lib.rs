@@ -15,6 +15,7 @@ pub mod show;
 pub mod state;
 pub mod stats;
 pub mod text;
+pub mod top;
 pub mod topology;
 pub mod watch;
 pub mod why;

@@ -1,5 +1,5 @@
-//! Programs of others that veth is tested and measured beside, or uses: xdp-filter, tc, Open vSwitch and the CNI
-//! plugins, the real ones.
+//! Programs of others that veth is tested and measured beside, or uses: xdp-filter, tc, Open vSwitch, tmux, tshark,
+//! Prometheus and the CNI plugins, the real ones.
 
 use std::{
     collections::HashSet,
@@ -11,11 +11,13 @@ use anyhow::{Context as _, Result, ensure};
 use crate::{apt, command, workspace::Workspace};
 
 /// What they are in.
-const PACKAGES: [&str; 4] = ["xdp-tools", "iproute2", "openvswitch-switch", "openvswitch-common"];
-const PROGRAMS: [&str; 4] = ["xdp-filter", "tc", "ovsdb-server", "ovs-vsctl"];
+const PACKAGES: [&str; 7] =
+    ["xdp-tools", "iproute2", "openvswitch-switch", "openvswitch-common", "tmux", "tshark", "prometheus"];
+const PROGRAMS: [&str; 8] =
+    ["xdp-filter", "tc", "ovsdb-server", "ovs-vsctl", "tmux", "tshark", "prometheus", "promtool"];
 
 /// A file of the last of the packages: a folder without it was unpacked before there were as many.
-const NEWEST: &str = "usr/share/openvswitch/vswitch.ovsschema";
+const NEWEST: &str = "usr/bin/promtool";
 
 /// The variable by which tests learn where they are.
 pub(crate) const FOLDER: &str = "VETH_OTHERS";

@@ -17,6 +17,7 @@ mod progress;
 mod run;
 mod show;
 mod stats;
+mod top;
 mod trace;
 mod up;
 mod why;
@@ -99,6 +100,7 @@ enum Command {
     Show(show::Args),
     Exec(exec::Args),
     Stats(stats::Args),
+    Top(top::Args),
     Metrics(metrics::Args),
     Drops(drops::Args),
     Why(why::Args),
@@ -139,6 +141,7 @@ pub fn main() -> ExitCode {
         Command::Ls(args) => block_on(ls::main(args, &roots)).flatten(),
         Command::Stats(args) => block_on(stats::main(args, &roots)).flatten(),
         Command::Metrics(args) => block_on(metrics::main(args, &roots)).flatten(),
+        Command::Top(args) => block_on(top::main(args, &roots)).flatten(),
         Command::Drops(args) => block_on(drops::main(args, &roots)).flatten(),
         Command::Why(args) => block_on(why::main(args, &roots)).flatten(),
         Command::Trace(args) => block_on(trace::main(args, &roots)).flatten(),

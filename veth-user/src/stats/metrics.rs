@@ -200,7 +200,7 @@ impl Collector for All {
         for (snapshot, port) in ports() {
             let [topology, pod, name] = labels(snapshot, port);
             let all = [topology, pod, name, ("link", escaped(&port.link)), ("path", port.path.to_owned())];
-            ConstGauge::new(1_i64).encode(family.encode_family(&all.as_slice())?)?;
+            family.encode_info(&all.as_slice())?;
         }
         let help = "Whether the counters of a topology could be read: 1, or 0";
         let mut family =
@@ -253,6 +253,7 @@ mod tests {
             format!("veth_port_receive_frame_size_bytes_bucket{{le=\"+Inf\",{port}}} 5"),
             format!("veth_port_receive_frame_size_bytes_sum{{{port}}} 500.0"),
             "veth_unattributed_packets_total{topology=\"lab\"} 9".to_owned(),
+            format!("veth_port_info{{{port},link=\"s-a\\\"b\",path=\"switch\"}} 1"),
             "veth_topology_readable{topology=\"broken\"} 0".to_owned(),
             "# UNIT veth_port_receive_bytes bytes".to_owned(),
             "# EOF".to_owned(),

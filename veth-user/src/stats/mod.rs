@@ -27,6 +27,8 @@ use crate::{
 };
 
 pub use by::By;
+#[cfg(test)]
+pub(crate) use port::tests::example as port_example;
 pub use port::{PortStats, Sent, Sum};
 pub use source::{Source, Wanted};
 pub use table::render;

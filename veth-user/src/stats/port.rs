@@ -220,14 +220,14 @@ impl Serialize for PortStats {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use veth_common::{Cast, Weight};
 
     use super::*;
 
     /// A port of a switch that came by frames of 100 bytes: some were redirected, some passed, and some dropped for want
     /// of a peer.
-    pub(in crate::stats) fn example(pod: &str, redirected: u64, passed: u64, dropped: u64) -> PortStats {
+    pub(crate) fn example(pod: &str, redirected: u64, passed: u64, dropped: u64) -> PortStats {
         let mut counted = PortCounters::default();
         let weight =
             Weight { length: 100, gso_segments: 0, protocol: Protocol::Ipv4Udp as u8, cast: Cast::Unicast };

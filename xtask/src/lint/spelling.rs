@@ -11,13 +11,15 @@ use super::{Finding, report};
 use crate::workspace::Workspace;
 
 /// What the dictionary takes for a mistake and is none, each with its reason.
-const ALLOWED: [&str; 4] = [
+const ALLOWED: [&str; 5] = [
     // `msg_controllen` of `struct msghdr`.
     "controllen",
     // `nd_net` of `struct net_device`.
     "nd",
     // `RTA_OIF`, the interface that a route leads out of.
     "oif",
+    // The library that draws on terminals.
+    "ratatui",
     // `O_WRONLY`.
     "wronly",
 ];

@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use veth_common::{Decision, PassReason, PortCounters, RedirectMode, SLOT_UNATTRIBUTED, Weight};
 
-use crate::maps::{COUNTER_SLOTS, COUNTERS};
+use crate::maps::{COUNTER_SLOTS, COUNTERS, COUNTING};
 
 /// Counts a decision about a frame that came in at `slot`.
 #[inline(always)]
@@ -37,6 +37,9 @@ pub(crate) fn unattributed(weight: &Weight) {
 /// This CPU's counters of a slot.
 #[inline(always)]
 fn with(slot: u32, count: impl FnOnce(&mut PortCounters)) {
+    if COUNTING.load() == 0 {
+        return;
+    }
     // SAFETY: the helper takes nothing and returns a number.
     let cpu = unsafe { bpf_get_smp_processor_id() };
     if let Some(counters) = COUNTERS.get_ptr_mut(cpu * COUNTER_SLOTS.load() + slot) {

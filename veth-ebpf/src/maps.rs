@@ -69,6 +69,10 @@ static PORTS_MASK: Global<u32> = Global::new(DEFAULT_CAPACITY - 1);
 #[unsafe(no_mangle)]
 static FDB_SHIFT: Global<u32> = Global::new((DEFAULT_CAPACITY * FDB_PLACES_PER_SLOT).leading_zeros() + 1);
 
+/// Zero only where a benchmark asks what counting costs.
+#[unsafe(no_mangle)]
+pub(crate) static COUNTING: Global<u32> = Global::new(1);
+
 /// Not zero where `bpf_redirect_peer` does not scrub frames, so that they keep the packet type of the
 /// host end and the far stack would refuse them.
 #[unsafe(no_mangle)]

@@ -14,7 +14,7 @@ const TEST: &str = "cargo xtask test";
 const KERNELS: [&str; 1] = ["5.10"];
 
 /// Tests of what veth does in user space.
-const USER_SPACE: [&str; 10] = [
+const USER_SPACE: [&str; 12] = [
     "bench::",
     "doctor::",
     "edge::",
@@ -24,7 +24,9 @@ const USER_SPACE: [&str; 10] = [
     "lifecycle::",
     "metrics::",
     "random::",
+    "stats::",
     "topology::",
+    "why::",
 ];
 
 /// Lints, runs the tests just as a reader of `README.md` would, lets veth run for two seconds, and then tests on

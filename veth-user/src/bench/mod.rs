@@ -5,6 +5,7 @@ mod churn;
 pub mod compare;
 mod cpu;
 pub mod host;
+pub mod observe;
 pub mod prog;
 mod report;
 mod run;
@@ -28,7 +29,7 @@ use self::{
     run::Contestant,
     spec::{Base, Cell, PathSpec, Placement, usual_cells},
 };
-use crate::{datapath, net, state, text::with_causes, topology};
+use crate::{datapath, net, state, stats, text::with_causes, topology};
 
 /// Paths of one run: each has a network of its own.
 const PATHS_MAX: usize = 100;
@@ -85,6 +86,9 @@ pub enum Error {
     /// From the topology.
     #[error(transparent)]
     Topology(#[from] topology::Error),
+    /// From the counters.
+    #[error(transparent)]
+    Stats(#[from] stats::Error),
 }
 
 /// What is measured, and how.

@@ -25,6 +25,9 @@ use crate::{
 const REPEAT: u32 = 200_000;
 const ROUNDS: usize = 31;
 
+/// The number of the path on which counting is measured: none that has traffic.
+const COUNTING_PATH: u8 = 9;
+
 /// The parts of `struct __sk_buff` of `linux/bpf.h` that our programs look at.
 const SKB_SIZE: usize = 192;
 const SKB_IFINDEX: usize = 40;
@@ -95,6 +98,30 @@ pub async fn costs() -> Result<Vec<Cost>, Error> {
         }
     };
     Ok(cases.iter().enumerate().map(cost).collect())
+}
+
+/// What counting adds to the run of a switch's program that redirects, in nanoseconds, in each round.
+///
+/// # Errors
+///
+/// When a program cannot be loaded or run.
+pub(super) async fn counting() -> Result<Vec<f64>, Error> {
+    let roots = super::roots();
+    let text = stage::declaration(&PathSpec::from(Base::Switch), COUNTING_PATH, 2);
+    let topology = stage::bring_up(&roots, &text).await?;
+    let record = topology::record(&roots, &topology.name)?;
+    let pins = Pins::new(&roots, record.layout_version, &topology.name);
+    let mut ports = topology.ports().map(|(_, port)| port);
+    let (Some(a), Some(b)) = (ports.next(), ports.next()) else { return Ok(Vec::new()) };
+    let ifindex = Netlink::open()?.link(&a.host_link).await?.index;
+    let case = |loaded| {
+        let data = frame(b.mac, a.mac, LENGTH);
+        Case { loaded, program: INGRESS, frame: "switch, to a known address: redirected", data, ifindex }
+    };
+    let with = case(open(&pins, false).map_err(failed(INGRESS))?);
+    let without = case(Loaded::Object(datapath::uncounted(&pins)?, INGRESS));
+    let nanoseconds = |case: &Case| Ok::<_, Error>(case.run()?.duration.as_secs_f64() * 1e9);
+    (0..ROUNDS).map(|_| Ok(nanoseconds(&with)? - nanoseconds(&without)?)).collect()
 }
 
 /// What is measured. The program that does nothing is the first.

@@ -20,8 +20,10 @@ use crate::{
         self, Attached, Document, Plan, SCHEMA,
         compare::{Change, Verdict, compare, overall},
         host, html,
+        observe::{self, Figure},
         prog::{self, Cost},
         spec::{Base, Cell, PathSpec, Placement, Workload, single_cell, usual_cells},
+        statistics::Estimate,
         table,
     },
     text::plain_table,
@@ -150,6 +152,7 @@ enum Command {
     Scale(ScaleArgs),
     Churn(ChurnArgs),
     Prog(ProgArgs),
+    Observe(ObserveArgs),
     Compare(CompareArgs),
     Schema(SchemaArgs),
 }
@@ -223,6 +226,20 @@ struct ProgArgs {
     json: bool,
 }
 
+/// Say what it costs to see: counting, watching, and reading the counters of 1,000 ports
+///
+/// Each beside the same without it, in the same run: a program that decides and does not count, request and response
+/// while nobody watches. With the targets that the figures have. On a throw-away host; takes about two minutes.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  sudo veth bench observe
+  sudo veth bench observe --json")]
+struct ObserveArgs {
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
 /// Print the JSON schema of a report
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -251,6 +268,7 @@ pub(super) fn main(mut args: Args) -> Result<ExitCode> {
             measure(&common, &preset(&common, paths.collect(), single_cell(CHURN_ROUNDS, CHURN_SAMPLE)))
         }
         Some(Command::Prog(args)) => programs(&args),
+        Some(Command::Observe(args)) => seeing(&args),
         None => measure(&args.common, &plan(&args)?),
     }
 }
@@ -269,6 +287,36 @@ fn programs(args: &ProgArgs) -> Result<ExitCode> {
         table.add_row([program, frame, &format!("{nanoseconds:.0}"), &above]);
     }
     for column in table.column_iter_mut().skip(2) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    print(&format!("{}\n", table.trim_fmt()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn seeing(args: &ObserveArgs) -> Result<ExitCode> {
+    require_root("bench observe")?;
+    host::enter().context("make a throw-away host")?;
+    let bar = TimeBar::new();
+    let figures = block_on(Box::pin(observe::figures(&bar)))?.context("measure what it costs to see")?;
+    drop(bar);
+    if args.json {
+        print_json(&figures)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut table = plain_table(&["WHAT", "MEDIAN", "95 % INTERVAL", "UNIT", "TARGET", ""]);
+    for figure in &figures {
+        let Figure { what, unit, estimate: Estimate { median, low, high }, target, is_most } = figure;
+        let sign = if *is_most { "≤" } else { "≥" };
+        table.add_row([
+            (*what).to_owned(),
+            format!("{median:.3}"),
+            if low < high { format!("{low:.3}–{high:.3}") } else { "-".to_owned() },
+            (*unit).to_owned(),
+            format!("{sign} {target}"),
+            if figure.is_met() { "met" } else { "missed" }.to_owned(),
+        ]);
+    }
+    for column in table.column_iter_mut().skip(1).take(2) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     print(&format!("{}\n", table.trim_fmt()))?;

@@ -180,6 +180,32 @@ pub fn null(name: &str) -> Result<Ebpf, Error> {
     Ok(ebpf)
 }
 
+/// Loads the TC program of a topology again, on its maps, without counting: what counting costs. Attached nowhere.
+///
+/// # Errors
+///
+/// When the maps are not there, or the kernel refuses the program.
+pub fn uncounted(pins: &Pins) -> Result<Ebpf, Error> {
+    let path = pins.map("PORTS");
+    let info = MapInfo::from_pin(&path);
+    let entries = info.map_err(|source| map_error(format!("open {}", path.display()), source))?.max_entries();
+    let (mask, shift) = (entries - 1, fdb_shift(entries * FDB_PLACES_PER_SLOT));
+    let (counting, log_level) = (0_u32, log_level(LogLevel::Off));
+    let mut loader = loader()?;
+    loader
+        .override_global("PORTS_MASK", &mask, true)
+        .override_global("FDB_SHIFT", &shift, true)
+        .override_global("COUNTING", &counting, true)
+        .override_global(aya_log::LEVEL, &log_level, true);
+    let paths = MAPS.map(|map| (map, pins.map(map)));
+    for (map, path) in &paths {
+        loader.map_pin_path(map, path);
+    }
+    let mut ebpf = load_object(&mut loader)?;
+    load_program(&mut ebpf, INGRESS)?;
+    Ok(ebpf)
+}
+
 /// Loads `veth_count` for one end of a pair: what comes in there, `from` a slot, is counted as sent `to` another. It
 /// shares the counters of the topology.
 pub(super) fn count(pins: &Pins, from: u32, to: u32) -> Result<Ebpf, Error> {

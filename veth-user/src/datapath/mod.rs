@@ -25,7 +25,7 @@ pub use counters::Counters;
 pub use hook::{Hook, Place, Redirect};
 pub use load::{
     INGRESS, LoadOptions, NULL_PASS, NULL_REDIRECT, NULL_XDP, Verified, XDP, capacity, load,
-    load_null_redirect, null, null_redirect, programs, verify, verify_xdp_attach,
+    load_null_redirect, null, null_redirect, programs, uncounted, verify, verify_xdp_attach,
 };
 pub use maps::Datapath;
 pub use null_redirect::NullRedirect;

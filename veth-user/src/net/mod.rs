@@ -4,6 +4,7 @@
 pub mod address;
 pub mod bridge;
 pub mod capability;
+pub mod counters;
 pub mod ethtool;
 pub mod forwarding;
 pub mod link;

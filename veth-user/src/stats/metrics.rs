@@ -6,7 +6,7 @@ use std::fmt;
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric as _, NoLabelSet, text},
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _, MetricEncoder, NoLabelSet, text},
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
     registry::{Registry, Unit},
 };
@@ -114,8 +114,30 @@ const SPLITS: [Split; 3] = [
     },
 ];
 
+/// A label and its value, ready to be written.
+type Label = (&'static str, String);
+
+fn borrowed([a, b, c]: &[Label; 3]) -> [(&str, &str); 3] {
+    [(a.0, &a.1), (b.0, &b.1), (c.0, &c.1)]
+}
+
+/// The labels of a port, and one more.
+fn with<'a>(labels: &'a [Label; 3], other: (&'a str, &'a str)) -> [(&'a str, &'a str); 4] {
+    let [a, b, c] = borrowed(labels);
+    [a, b, c, other]
+}
+
+/// Writes a counter.
+fn counter(
+    family: &mut MetricEncoder<'_>,
+    labels: &impl EncodeLabelSet,
+    value: u64,
+) -> Result<(), fmt::Error> {
+    ConstCounter::new(value).encode(family.encode_family(labels)?)
+}
+
 /// The labels of a port.
-fn labels(snapshot: &Snapshot, port: &PortStats) -> [(&'static str, String); 3] {
+fn labels(snapshot: &Snapshot, port: &PortStats) -> [Label; 3] {
     let pod = port.pod.as_deref().unwrap_or_default();
     [("topology", escaped(&snapshot.topology)), ("pod", escaped(pod)), ("port", escaped(&port.port))]
 }
@@ -130,26 +152,23 @@ impl Collector for All {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let Self { scraped, detail } = self;
         let snapshots = || scraped.iter().filter_map(|scraped| scraped.snapshot.as_ref());
-        let ports =
-            || snapshots().flat_map(|snapshot| snapshot.ports.iter().map(move |port| (snapshot, port)));
-        let counter =
-            |family: &mut prometheus_client::encoding::MetricEncoder<'_>,
-             labels: &[(&str, String)],
-             value| { ConstCounter::new(value).encode(family.encode_family(&labels)?) };
+        // Once, for every port has them a dozen times.
+        let labelled = |snapshot| move |port| (labels(snapshot, port), port);
+        let ports: Vec<([Label; 3], &PortStats)> =
+            snapshots().flat_map(|snapshot| snapshot.ports.iter().map(labelled(snapshot))).collect();
         for (name, help, unit, read) in counters() {
             let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
-            for (snapshot, port) in ports() {
-                counter(&mut family, &labels(snapshot, port), read(port))?;
+            for (labels, port) in &ports {
+                counter(&mut family, labels, read(port))?;
             }
         }
         let packets = Unit::Other(PACKETS.to_owned());
         let help = "Frames from the pod that ended here, by reason";
         let mut family =
             encoder.encode_descriptor("veth_port_dropped", help, Some(&packets), MetricType::Counter)?;
-        for (snapshot, port) in ports() {
+        for (labels, port) in &ports {
             for (reason, Sum { packets, .. }) in port.dropped() {
-                let [topology, pod, name] = labels(snapshot, port);
-                counter(&mut family, &[topology, pod, name, ("reason", reason.name().to_owned())], packets)?;
+                counter(&mut family, &with(labels, ("reason", reason.name())), packets)?;
             }
         }
         if *detail {
@@ -157,10 +176,9 @@ impl Collector for All {
                 let Split { name, label, help, read } = split;
                 let mut family =
                     encoder.encode_descriptor(name, help, Some(&packets), MetricType::Counter)?;
-                for (snapshot, port) in ports() {
+                for (labels, port) in &ports {
                     for (part, packets) in read(port) {
-                        let [topology, pod, name] = labels(snapshot, port);
-                        counter(&mut family, &[topology, pod, name, (label, part.to_owned())], packets)?;
+                        counter(&mut family, &with(labels, (label, part)), packets)?;
                     }
                 }
             }
@@ -171,13 +189,13 @@ impl Collector for All {
                 Some(&Unit::Bytes),
                 MetricType::Histogram,
             )?;
-            for (snapshot, port) in ports() {
+            for (labels, port) in &ports {
                 let sizes = port.sizes();
                 let ends = SIZE_ENDS.into_iter().map(f64::from).chain([f64::MAX]);
                 let buckets: Vec<(f64, u64)> = ends.zip(sizes).collect();
                 #[expect(clippy::cast_precision_loss, reason = "the format has no other sums")]
                 let sum = (port.redirected().bytes + port.passed().bytes) as f64;
-                family.encode_family(&labels(snapshot, port).as_slice())?.encode_histogram::<NoLabelSet>(
+                family.encode_family(labels)?.encode_histogram::<NoLabelSet>(
                     sum,
                     sizes.iter().sum(),
                     &buckets,
@@ -197,10 +215,10 @@ impl Collector for All {
         }
         let help = "Which link on the host and which kind of path a port is, as labels";
         let mut family = encoder.encode_descriptor("veth_port", help, None, MetricType::Info)?;
-        for (snapshot, port) in ports() {
-            let [topology, pod, name] = labels(snapshot, port);
-            let all = [topology, pod, name, ("link", escaped(&port.link)), ("path", port.path.to_owned())];
-            family.encode_info(&all.as_slice())?;
+        for (labels, port) in &ports {
+            let link = escaped(&port.link);
+            let [topology, pod, name] = borrowed(labels);
+            family.encode_info(&[topology, pod, name, ("link", &link), ("path", port.path)])?;
         }
         let help = "Whether the counters of a topology could be read: 1, or 0";
         let mut family =

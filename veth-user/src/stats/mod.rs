@@ -16,13 +16,13 @@ use serde::Serialize;
 use veth_common::{PortCounters, SLOT_UNATTRIBUTED, Tally};
 
 use crate::{
-    datapath::{self, Counters, Hook, pins::Pins},
+    datapath::{self, Counters, Hook},
     net::{
         self,
         ethtool::Ethtool,
         link::{Link, LinkStats},
     },
-    state::{Record, Roots},
+    state::Record,
     topology,
 };
 
@@ -68,20 +68,15 @@ impl Snapshot {
         self.ports.get(place).filter(same).or_else(|| self.ports.iter().find(same))
     }
 
-    /// Reads the counters of a topology. `links` are all links of the host's namespace.
-    ///
-    /// # Errors
-    ///
-    /// When the counters are not there, or of another layout.
-    pub fn take(roots: &Roots, record: &Record, links: &[Link]) -> Result<Self, datapath::Error> {
+    /// Reads the counters of a topology, if it has any. `links` are all links of the host's namespace.
+    fn take(record: &Record, counters: Option<&Counters>, links: &[Link]) -> Result<Self, datapath::Error> {
         let topology = &record.topology;
         let taken = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let taken_ms = u64::try_from(taken.as_millis()).unwrap_or(u64::MAX);
-        if !topology.has_programs() {
+        let Some(counters) = counters else {
             let topology = topology.name.clone();
             return Ok(Self { topology, taken_ms, ports: Vec::new(), unattributed: Sum::default() });
-        }
-        let counters = Counters::open(&Pins::new(roots, record.layout_version, &topology.name))?;
+        };
         let prefix = topology.alias_prefix();
         let ours = |link: &&Link| link.alias.as_deref().is_some_and(|alias| alias.starts_with(&prefix));
         let links: BTreeMap<&str, LinkStats> =
@@ -94,11 +89,12 @@ impl Snapshot {
                 ethtool.as_ref().filter(|_| hook.is_xdp()).and_then(|ethtool| xmit_errors(ethtool, name));
             link.map(|link| Sent { link, xdp_xmit_errors: errors })
         };
-        let mut ports = Vec::new();
+        let mut ports =
+            Vec::with_capacity(topology.counted_ports().count() + topology.guarded_bridges().count());
         for (pod, port) in topology.counted_ports() {
             let kind = topology.path(port).kind;
             let sent = sent(&port.host_link, record.selection.hook_of(kind.is_accelerated()));
-            let (counted, cpus) = read(&counters, port.slot)?;
+            let (counted, cpus) = read(counters, port.slot)?;
             ports.push(PortStats {
                 pod: Some(pod.name.clone()),
                 port: port.name.clone(),
@@ -111,7 +107,7 @@ impl Snapshot {
         }
         for (_, bridge) in topology.guarded_bridges() {
             let sent = sent(&bridge.link, record.selection.bridge_hook);
-            let (counted, cpus) = read(&counters, bridge.slot)?;
+            let (counted, cpus) = read(counters, bridge.slot)?;
             ports.push(PortStats {
                 pod: None,
                 port: bridge.link.clone(),
@@ -126,7 +122,7 @@ impl Snapshot {
             topology: topology.name.clone(),
             taken_ms,
             ports,
-            unattributed: read(&counters, SLOT_UNATTRIBUTED)?.0.received().into(),
+            unattributed: read(counters, SLOT_UNATTRIBUTED)?.0.received().into(),
         })
     }
 }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{Error, Snapshot};
+use super::{Error, PortStats, Snapshot};
 use crate::{
-    net::Netlink,
+    datapath::{Counters, pins::Pins},
+    net::{Netlink, counters::LinkCounters, link::Link},
     state::{Record, Roots, Stamp},
     text::with_causes,
     topology,
@@ -60,8 +61,22 @@ pub struct Source {
     roots: Roots,
     wanted: Wanted,
     netlink: Netlink,
-    /// What was read of the state folder, and how its files were then.
-    records: BTreeMap<String, (Stamp, Record)>,
+    /// What was read of the state folder.
+    records: BTreeMap<String, Known>,
+    /// The links of the host, as they were when one came or went, with their counters as they are.
+    links: Vec<Link>,
+    /// Whether one of them may be known by another name or mark meanwhile: it was missing.
+    is_stale: bool,
+    counters: LinkCounters,
+}
+
+/// A topology that is up.
+struct Known {
+    /// How its file was.
+    stamp: Stamp,
+    record: Record,
+    /// Its counters, once they were opened.
+    counters: Option<Counters>,
 }
 
 impl Source {
@@ -75,7 +90,15 @@ impl Source {
     ///
     /// Outside a tokio runtime.
     pub fn open(roots: &Roots, wanted: Wanted) -> Result<Self, Error> {
-        Ok(Self { roots: roots.clone(), wanted, netlink: Netlink::open()?, records: BTreeMap::new() })
+        Ok(Self {
+            roots: roots.clone(),
+            wanted,
+            netlink: Netlink::open()?,
+            records: BTreeMap::new(),
+            links: Vec::new(),
+            is_stale: true,
+            counters: LinkCounters::open()?,
+        })
     }
 
     /// The folders that it looks into.
@@ -99,11 +122,11 @@ impl Source {
                 records.remove(&name);
                 continue;
             };
-            if records.get(&name).is_some_and(|(known, _)| *known == stamp) {
+            if records.get(&name).is_some_and(|known| known.stamp == stamp) {
                 continue;
             }
             match topology::record(roots, &name) {
-                Ok(record) => drop(records.insert(name, (stamp, record))),
+                Ok(record) => drop(records.insert(name, Known { stamp, record, counters: None })),
                 Err(error) if *wanted == Wanted::All => {
                     log::warn!("{}", with_causes(&error));
                     records.remove(&name);
@@ -117,7 +140,7 @@ impl Source {
             // Says which there are.
             topology::record(roots, name)?;
         }
-        Ok(records.values().map(|(_, record)| record))
+        Ok(records.values().map(|known| &known.record))
     }
 
     /// A snapshot of each topology that is wanted. One that cannot be read hides no other.
@@ -126,21 +149,57 @@ impl Source {
     ///
     /// When the kernel does not answer, or as [`records`](Self::records).
     pub async fn take(&mut self) -> Result<Vec<Read>, Error> {
-        let links = self.netlink.links().await?;
-        let roots = self.roots.clone();
-        let pod = match &self.wanted {
-            Wanted::Pod { pod, .. } => Some(pod.clone()),
+        self.look_at_links().await?;
+        drop(self.records()?);
+        let Self { roots, wanted, records, links, .. } = self;
+        let pod = match wanted {
+            Wanted::Pod { pod, .. } => Some(pod),
             _ => None,
         };
-        let read = |record: &Record| {
-            topology::check_layout(record)?;
-            topology::check_place(record)?;
-            let mut snapshot = Snapshot::take(&roots, record, &links)?;
-            if pod.is_some() {
-                snapshot.ports.retain(|port| port.pod == pod);
+        let read = |(name, known): (&String, &mut Known)| {
+            let mut result = known.read(roots, links);
+            if let (Ok(snapshot), Some(pod)) = (&mut result, &pod) {
+                snapshot.ports.retain(|port| port.pod.as_ref() == Some(pod));
             }
-            Ok(snapshot)
+            (name.clone(), result)
         };
-        Ok(self.records()?.map(|record| (record.topology.name.clone(), read(record))).collect())
+        let read: Vec<Read> = records.iter_mut().map(read).collect();
+        let lacks_link = |port: &PortStats| port.sent.is_none() && !port.link.is_empty();
+        self.is_stale = read
+            .iter()
+            .filter_map(|(_, result)| result.as_ref().ok())
+            .any(|snapshot| snapshot.ports.iter().any(lacks_link));
+        Ok(read)
+    }
+
+    /// Asks for the links' counters, and for the links themselves only where one has come or gone.
+    async fn look_at_links(&mut self) -> Result<(), Error> {
+        let counters = self.counters.read()?;
+        let is_known = !self.is_stale
+            && counters.len() == self.links.len()
+            && self.links.iter().all(|link| counters.contains_key(&link.index));
+        if !is_known {
+            self.links = self.netlink.links().await?;
+            return Ok(());
+        }
+        for link in &mut self.links {
+            if let Some(stats) = counters.get(&link.index) {
+                link.stats = *stats;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Known {
+    fn read(&mut self, roots: &Roots, links: &[Link]) -> Result<Snapshot, Error> {
+        let Self { record, counters, .. } = self;
+        topology::check_layout(record)?;
+        topology::check_place(record)?;
+        if counters.is_none() && record.topology.has_programs() {
+            let pins = Pins::new(roots, record.layout_version, &record.topology.name);
+            *counters = Some(Counters::open(&pins)?);
+        }
+        Ok(Snapshot::take(record, counters.as_ref(), links)?)
     }
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask bench prog`: what each program costs by itself.
+//! Benchmarks that veth has itself: it is built, and they are run.
 
 use anyhow::Result;
 
@@ -12,10 +12,10 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-/// Builds veth and lets it measure its programs.
-pub(super) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
+/// Builds veth and lets it measure: `veth bench NAME`.
+pub(super) fn run(workspace: &Workspace, name: &str, arguments: &Arguments) -> Result<()> {
     let mut veth = run::build_and_prepare(workspace)?;
-    veth.args(["bench", "prog"]);
+    veth.args(["bench", name]);
     if arguments.json {
         veth.arg("--json");
     }

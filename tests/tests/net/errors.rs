@@ -14,7 +14,9 @@ use veth_user::probe::Kernel;
 #[test]
 fn not_root() {
     let lab = Lab::new();
-    for args in ["up", "down", "run", "stats", "trace", "top", "drops", "why x y", "capture x -w x"] {
+    for args in
+        ["up", "down", "run", "stats", "metrics", "trace", "top", "drops", "why x y", "capture x -w x"]
+    {
         let mut command = Command::new("setpriv");
         command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c"]);
         // The binary may stand in a folder that only root can enter.

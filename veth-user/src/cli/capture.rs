@@ -3,10 +3,9 @@
 use std::{
     fs::File,
     io::{self, BufWriter, IsTerminal as _, Write},
-    ops::ControlFlow,
     path::{Path, PathBuf},
     process::ExitCode,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -14,11 +13,9 @@ use pcap_file::PcapError;
 
 use super::{
     options::period,
-    trace::wanted,
-    up::{Ended, interruptible},
+    trace::{Told, wanted, watch},
 };
 use crate::{
-    datapath::watch::PERIOD,
     state::Roots,
     watch::{Owner, Session, Wish, filter, pcapng::Writer},
 };
@@ -100,36 +97,22 @@ pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
     let mut writer = Writer::new(out, &owners, snap).map_err(|error| files.failed(error))?;
     let mut taken = 0_u64;
     let limit = limit.unwrap_or(u64::MAX);
-    let end = duration.map(|duration| Instant::now() + duration);
-    let work = async {
-        let mut ticks = tokio::time::interval(PERIOD);
-        loop {
-            ticks.tick().await;
-            let done = session.drain(|seen| {
-                if files.is_full(writer.bytes()) {
-                    match files.next(&mut writer, &owners) {
-                        Ok(next) => writer = next,
-                        Err(error) => return ControlFlow::Break(Err(error)),
-                    }
-                }
-                if let Err(error) = writer.write(&seen) {
-                    return ControlFlow::Break(Err(files.failed(error)));
-                }
-                taken += 1;
-                if taken == limit { ControlFlow::Break(Ok(())) } else { ControlFlow::Continue(()) }
-            });
-            writer.flush().map_err(|error| files.failed(PcapError::IoError(error)))?;
-            match done {
-                ControlFlow::Break(result) => return result,
-                ControlFlow::Continue(()) if end.is_some_and(|end| Instant::now() >= end) => return Ok(()),
-                ControlFlow::Continue(()) => {}
+    let each = |told: Told<'_, '_>| {
+        let seen = match told {
+            Told::Frame(seen) => seen,
+            Told::NoMore => {
+                writer.flush().map_err(|error| files.failed(PcapError::IoError(error)))?;
+                return Ok(true);
             }
+        };
+        if files.is_full(writer.bytes()) {
+            writer = files.next(&mut writer, &owners)?;
         }
+        writer.write(seen).map_err(|error| files.failed(error))?;
+        taken += 1;
+        Ok(taken < limit)
     };
-    let result = match interruptible(work).await? {
-        Ended::By(result) => result,
-        Ended::Signal(_) => Ok(()),
-    };
+    let result = watch(&mut session, duration, each).await;
     let lost = session.lost()?;
     session.stop()?;
     eprintln!("{taken} frames of {pod} captured, {lost} lost for want of room");

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     datapath::attach,
     net::{Netlink, ethtool::Ethtool},
-    state::Roots,
+    state::{Record, Roots},
     stats::{Source, Wanted},
     top::{Asked, Found, View, draw},
 };
@@ -28,6 +28,9 @@ use crate::{
 /// Features of a host end that matter to the datapath.
 const FEATURES: [&str; 5] =
     ["rx-gro", "tx-generic-segmentation", "tx-tcp-segmentation", "tx-checksum-ip-generic", "rx-gro-list"];
+
+/// So many targets are named; of more only their number.
+const TARGETS_MAX: usize = 3;
 
 /// Show all veths live: rates, trends, drops, and the details of one
 ///
@@ -86,7 +89,7 @@ async fn show(terminal: &mut DefaultTerminal, source: &mut Source, interval: Dur
                     Err(error) => view.say(Some(format!("{error:#}"))),
                 }
                 if let Some(link) = view.wants_details_of().map(str::to_owned) {
-                    view.tell(look(&netlink, &link).await);
+                    view.tell(look(source, &netlink, &link).await);
                 }
             }
             event = events.recv() => match event {
@@ -95,7 +98,7 @@ async fn show(terminal: &mut DefaultTerminal, source: &mut Source, interval: Dur
                         return Ok(());
                     }
                     if let Some(link) = view.wants_details_of().map(str::to_owned) {
-                        view.tell(look(&netlink, &link).await);
+                        view.tell(look(source, &netlink, &link).await);
                     }
                 }
                 // Another size: draw.
@@ -109,8 +112,8 @@ async fn show(terminal: &mut DefaultTerminal, source: &mut Source, interval: Dur
 }
 
 /// What is known of a host end besides its counters. What cannot be found out is left out.
-async fn look(netlink: &Netlink, link: &str) -> Found {
-    let mut found = Found::default();
+async fn look(source: &mut Source, netlink: &Netlink, link: &str) -> Found {
+    let mut found = Found { targets: targets(source, link), ..Found::default() };
     if let Ok(link) = netlink.link(link).await
         && let Ok(attached) = attach::attached(netlink, &link).await
     {
@@ -122,6 +125,25 @@ async fn look(netlink: &Netlink, link: &str) -> Found {
         found.features = on.map(str::to_owned).collect();
     }
     found
+}
+
+/// The ports that a port's frames can be redirected to.
+fn targets(source: &mut Source, link: &str) -> Vec<String> {
+    let Ok(records) = source.records() else { return Vec::new() };
+    for Record { topology, .. } in records {
+        let Some((_, port)) = topology.accelerated_ports().find(|(_, port)| port.host_link == link) else {
+            continue;
+        };
+        let others = topology.ports_of(port.path).filter(|(_, other)| other.slot != port.slot);
+        let mut names: Vec<String> =
+            others.map(|(pod, port)| format!("{} {}", pod.name, port.name)).take(TARGETS_MAX + 1).collect();
+        if names.len() > TARGETS_MAX {
+            let all = topology.ports_of(port.path).count() - 1;
+            names = vec![format!("{all} ports of the switch")];
+        }
+        return names;
+    }
+    Vec::new()
 }
 
 /// The terminal's events. They are read by a thread of their own, which ends with the process.

@@ -95,32 +95,20 @@ pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
     }
     let mut session = Session::start(roots, &records, pod.as_deref(), &wish).await?;
     let mut left = limit.unwrap_or(u64::MAX);
-    let end = duration.map(|duration| Instant::now() + duration);
-    let work = async {
-        let mut ticks = tokio::time::interval(PERIOD);
-        loop {
-            ticks.tick().await;
-            let mut text = String::new();
-            let done = session.drain(|seen| {
-                match line(&seen, json) {
-                    Ok(line) => text.push_str(&line),
-                    Err(error) => return ControlFlow::Break(Err(error)),
-                }
-                left -= 1;
-                if left == 0 { ControlFlow::Break(Ok(())) } else { ControlFlow::Continue(()) }
-            });
+    let mut text = String::new();
+    let each = |told: Told<'_, '_>| match told {
+        Told::Frame(seen) => {
+            text.push_str(&line(seen, json)?);
+            left -= 1;
+            Ok(left > 0)
+        }
+        Told::NoMore => {
             print(&text)?;
-            match done {
-                ControlFlow::Break(result) => return result,
-                ControlFlow::Continue(()) if end.is_some_and(|end| Instant::now() >= end) => return Ok(()),
-                ControlFlow::Continue(()) => {}
-            }
+            text.clear();
+            Ok(true)
         }
     };
-    let result = match interruptible(work).await? {
-        Ended::By(result) => result,
-        Ended::Signal(_) => Ok(()),
-    };
+    let result = watch(&mut session, duration, each).await;
     let lost = session.lost()?;
     session.stop()?;
     if lost > 0 {
@@ -129,6 +117,44 @@ pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
         );
     }
     result.map(|()| ExitCode::SUCCESS)
+}
+
+/// What a watch has to tell.
+pub(super) enum Told<'a, 'b> {
+    /// A frame.
+    Frame(&'a Seen<'b>),
+    /// For now there are no more, and it is time to write.
+    NoMore,
+}
+
+/// Hands over frames as they are seen, until it is told that there are enough, the time is over, or a signal asks to end.
+pub(super) async fn watch(
+    session: &mut Session,
+    duration: Option<Duration>,
+    mut each: impl FnMut(Told<'_, '_>) -> Result<bool>,
+) -> Result<()> {
+    let end = duration.map(|duration| Instant::now() + duration);
+    let work = async {
+        let mut ticks = tokio::time::interval(PERIOD);
+        loop {
+            ticks.tick().await;
+            let drained = session.drain(|seen| match each(Told::Frame(&seen)) {
+                Ok(true) => ControlFlow::Continue(()),
+                Ok(false) => ControlFlow::Break(Ok(())),
+                Err(error) => ControlFlow::Break(Err(error)),
+            });
+            each(Told::NoMore)?;
+            match drained {
+                ControlFlow::Break(result) => return result,
+                ControlFlow::Continue(()) if end.is_some_and(|end| Instant::now() >= end) => return Ok(()),
+                ControlFlow::Continue(()) => {}
+            }
+        }
+    };
+    match interruptible(work).await? {
+        Ended::By(result) => result,
+        Ended::Signal(_) => Ok(()),
+    }
 }
 
 /// The records of what a name means, and the pod if it is one.

@@ -1,6 +1,9 @@
 //! Loading: the object becomes programs and maps, pinned under the topology's name.
 
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::{
+    os::fd::{AsFd as _, AsRawFd as _},
+    path::PathBuf,
+};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
@@ -38,7 +41,10 @@ pub const fn programs(hook: Hook) -> &'static [&'static str] {
 
 /// Maps that are pinned. All grow with the topology.
 pub(super) const MAPS: [&str; 8] =
-    ["PORTS", "PORTS_OVERFLOW", FDB, "FDB_OVERFLOW", SOURCES, TARGETS, XDP_TARGETS, COUNTERS];
+    [PORTS, "PORTS_OVERFLOW", FDB, "FDB_OVERFLOW", SOURCES, TARGETS, XDP_TARGETS, COUNTERS];
+
+/// Ports by interface index: one for each slot.
+pub(super) const PORTS: &str = "PORTS";
 
 /// Counters by processor and slot.
 pub(super) const COUNTERS: &str = "COUNTERS";
@@ -186,40 +192,60 @@ pub fn null(name: &str) -> Result<Ebpf, Error> {
 ///
 /// When the maps are not there, or the kernel refuses the program.
 pub fn uncounted(pins: &Pins) -> Result<Ebpf, Error> {
-    let path = pins.map("PORTS");
-    let info = MapInfo::from_pin(&path);
-    let entries = info.map_err(|source| map_error(format!("open {}", path.display()), source))?.max_entries();
-    let (mask, shift) = (entries - 1, fdb_shift(entries * FDB_PLACES_PER_SLOT));
+    let shared = Shared::open(pins)?;
     let (counting, log_level) = (0_u32, log_level(LogLevel::Off));
     let mut loader = loader()?;
-    loader
-        .override_global("PORTS_MASK", &mask, true)
-        .override_global("FDB_SHIFT", &shift, true)
-        .override_global("COUNTING", &counting, true)
-        .override_global(aya_log::LEVEL, &log_level, true);
-    let paths = MAPS.map(|map| (map, pins.map(map)));
-    for (map, path) in &paths {
-        loader.map_pin_path(map, path);
-    }
+    shared.tell(&mut loader);
+    loader.override_global("COUNTING", &counting, true).override_global(aya_log::LEVEL, &log_level, true);
     let mut ebpf = load_object(&mut loader)?;
     load_program(&mut ebpf, INGRESS)?;
     Ok(ebpf)
 }
 
+/// The pinned maps of a topology, for programs that are loaded beside its own.
+pub(super) struct Shared {
+    mask: u32,
+    shift: u32,
+    slots: u32,
+    paths: [(&'static str, PathBuf); MAPS.len()],
+}
+
+impl Shared {
+    /// Looks how large they are.
+    pub(super) fn open(pins: &Pins) -> Result<Self, Error> {
+        let path = pins.map(PORTS);
+        let info = MapInfo::from_pin(&path);
+        let slots =
+            info.map_err(|source| map_error(format!("open {}", path.display()), source))?.max_entries();
+        Ok(Self {
+            mask: slots - 1,
+            shift: fdb_shift(slots * FDB_PLACES_PER_SLOT),
+            slots,
+            paths: MAPS.map(|map| (map, pins.map(map))),
+        })
+    }
+
+    /// Lets programs be loaded on them.
+    pub(super) fn tell<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
+        let Self { mask, shift, slots, paths } = self;
+        loader
+            .override_global("PORTS_MASK", mask, true)
+            .override_global("FDB_SHIFT", shift, true)
+            .override_global("COUNTER_SLOTS", slots, true);
+        for (map, path) in paths {
+            loader.map_pin_path(map, path);
+        }
+    }
+}
+
 /// Loads `veth_count` for one end of a pair: what comes in there, `from` a slot, is counted as sent `to` another. It
 /// shares the counters of the topology.
 pub(super) fn count(pins: &Pins, from: u32, to: u32) -> Result<Ebpf, Error> {
+    let shared = Shared::open(pins)?;
     let mut loader = loader()?;
-    let counters = pins.map(COUNTERS);
-    let entries = MapInfo::from_pin(&counters).map(|info| info.max_entries());
-    let entries = entries.map_err(|source| map_error(format!("open {}", counters.display()), source))?;
-    let slots = entries / processors()?;
-    loader.override_global("COUNT_FROM", &from, true).override_global("COUNT_TO", &to, true).override_global(
-        "COUNTER_SLOTS",
-        &slots,
-        true,
-    );
-    let mut ebpf = load_object(loader.map_pin_path(COUNTERS, &counters))?;
+    shared.tell(&mut loader);
+    loader.override_global("COUNT_FROM", &from, true).override_global("COUNT_TO", &to, true);
+    let mut ebpf = load_object(&mut loader)?;
     load_program(&mut ebpf, COUNT)?;
     Ok(ebpf)
 }

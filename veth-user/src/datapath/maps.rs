@@ -12,7 +12,7 @@ use veth_common::{FdbEntry, FdbKey, LAYOUT_VERSION, Port, SourceKey, Target};
 
 use super::{
     Counters, Error, Hook,
-    load::{FDB, INGRESS, SOURCES, XDP, fdb_shift, programs, targets},
+    load::{FDB, INGRESS, PORTS, SOURCES, XDP, fdb_shift, programs, targets},
     map_error,
     pins::Pins,
 };
@@ -55,7 +55,7 @@ impl Datapath {
             .and_then(|data| DevMap::try_from(Map::DevMap(data)))
             .map_err(|source| map_error(format!("open the map {}", targets(hook)), source))?;
         Ok(Self {
-            ports: typed(Map::Array(open_pinned::<u32, Port>(&pins.map("PORTS"))?))?,
+            ports: typed(Map::Array(open_pinned::<u32, Port>(&pins.map(PORTS))?))?,
             overflow: typed(Map::HashMap(open_pinned::<u32, Port>(&pins.map("PORTS_OVERFLOW"))?))?,
             fdb: typed(Map::Array(open_pinned::<u32, FdbEntry>(&pins.map(FDB))?))?,
             fdb_overflow: typed(Map::HashMap(open_pinned::<FdbKey, Target>(&pins.map("FDB_OVERFLOW"))?))?,

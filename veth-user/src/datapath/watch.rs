@@ -4,17 +4,14 @@ use std::time::Duration;
 
 use aya::{
     Ebpf,
-    maps::{MapData, MapInfo, PerCpuArray, RingBuf},
+    maps::{MapData, PerCpuArray, RingBuf},
     programs::{LinkOrder, Program, TcAttachType, tc::TcAttachOptions},
 };
-use veth_common::{
-    FDB_PLACES_PER_SLOT,
-    watch::{Event, Filter, WATCHED_MAX},
-};
+use veth_common::watch::{Event, Filter, WATCHED_MAX};
 
 use super::{
     Error,
-    load::{MAPS, fdb_shift, load_object, load_program, loader},
+    load::{Shared, load_object, load_program, loader},
     map_error,
     pins::Pins,
 };
@@ -69,17 +66,7 @@ impl Watch {
         let Options { snap, sample, ports, egress, filter, buffer } = options;
         let chance = if *sample > 1 { u32::MAX / sample } else { u32::MAX };
         let egress = u32::from(*egress);
-        let paths: Vec<_> = pins.iter().flat_map(|pins| MAPS.map(|map| (map, pins.map(map)))).collect();
-        let (mask, shift) = match pins {
-            Some(pins) => {
-                let path = pins.map("PORTS");
-                let info = MapInfo::from_pin(&path)
-                    .map_err(|source| map_error(format!("open {}", path.display()), source))?;
-                let entries = info.max_entries();
-                (entries - 1, fdb_shift(entries * FDB_PLACES_PER_SLOT))
-            }
-            None => (0, 0),
-        };
+        let shared = pins.map(Shared::open).transpose()?;
         let mut loader = loader()?;
         loader
             .override_global("WATCH_SNAP", snap, true)
@@ -88,11 +75,8 @@ impl Watch {
             .override_global("WATCH_EGRESS", &egress, true)
             .override_global("WATCH_FILTER", filter, true)
             .map_max_entries(EVENTS, *buffer);
-        if pins.is_some() {
-            loader.override_global("PORTS_MASK", &mask, true).override_global("FDB_SHIFT", &shift, true);
-        }
-        for (map, path) in &paths {
-            loader.map_pin_path(map, path);
+        if let Some(shared) = &shared {
+            shared.tell(&mut loader);
         }
         let mut ebpf = load_object(&mut loader)?;
         for name in [WATCH, WATCH_OUT] {

@@ -214,6 +214,7 @@ fn draw_details(view: &View, row: &Row, frame: &mut Frame<'_>, area: Rect) {
         Line::from(vec![Span::from(format!("{what}: ")).bold(), names.join(", ").into()])
     };
     lines.push(list("programs", &view.found.programs));
+    lines.push(list("redirects to", &view.found.targets));
     lines.push(list("features", &view.found.features));
     frame.render_widget(Paragraph::new(lines).wrap(ratatui::widgets::Wrap { trim: false }), top);
     let bars: Vec<u64> = row.trend.iter().copied().collect();

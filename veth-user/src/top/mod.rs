@@ -147,6 +147,8 @@ pub struct Found {
     pub programs: Vec<String>,
     /// Features of its host end that are on.
     pub features: Vec<String>,
+    /// Where its frames can be redirected to.
+    pub targets: Vec<String>,
 }
 
 /// What keys are for.
@@ -505,9 +507,10 @@ mod tests {
         view.tell(Found {
             programs: vec!["tcx veth_ingress".to_owned()],
             features: vec!["rx-gro".to_owned()],
+            targets: vec!["b eth0".to_owned()],
         });
         let text = screen(&mut view, 120, 40);
-        for part in ["ipv4_udp", "0-127", "tcx veth_ingress", "rx-gro", "cpu"] {
+        for part in ["ipv4_udp", "0-127", "tcx veth_ingress", "rx-gro", "cpu", "b eth0"] {
             assert!(text.contains(part), "no {part} in:\n{text}");
         }
         press(&mut view, "?");

@@ -365,7 +365,9 @@ impl Running {
         let out = self.child.stdout.as_mut().unwrap();
         let mut seen = Vec::new();
         let mut byte = [0];
+        let start = Instant::now();
         while !String::from_utf8_lossy(&seen).contains(text) {
+            assert!(start.elapsed() < PATIENCE, "{text:?} was not printed, but something else all the time");
             let n = out.read(&mut byte).unwrap();
             assert!(n == 1, "ended without printing {text:?}: {}", String::from_utf8_lossy(&seen));
             seen.push(byte[0]);

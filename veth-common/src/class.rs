@@ -2,7 +2,11 @@
 
 use core::hint::black_box;
 
-use crate::{EthernetHeader, Mac};
+use crate::{
+    EthernetHeader, Mac,
+    ethertype::{ARP, IPV4, IPV6},
+    ip_protocol::{ICMP, ICMPV6, TCP, UDP},
+};
 
 /// What a frame carries. The numbers index [`PortCounters`](crate::PortCounters): append, never reorder, and raise
 /// [`LAYOUT_VERSION`](crate::LAYOUT_VERSION).
@@ -117,19 +121,10 @@ const fn over_ip(other: Protocol, known: [(u8, Protocol); 3]) -> [u8; 256] {
     table
 }
 
-const IPV4: u16 = 0x0800_u16.to_be();
-const IPV6: u16 = 0x86dd_u16.to_be();
-const ARP: u16 = 0x0806_u16.to_be();
-
 /// Where IPv4 says what it carries.
 const IPV4_PROTOCOL: u32 = EthernetHeader::LENGTH + 9;
 /// Where IPv6 does.
 const IPV6_NEXT_HEADER: u32 = EthernetHeader::LENGTH + 6;
-
-const ICMP: u8 = 1;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const ICMPV6: u8 = 58;
 
 /// How many sizes of frames are told apart.
 pub const SIZES: usize = 6;

@@ -97,6 +97,28 @@ impl EthernetHeader {
 
 const _: () = assert!(size_of::<EthernetHeader>() == EthernetHeader::LENGTH as usize);
 
+/// Ethertypes, in the order of the frame.
+pub mod ethertype {
+    /// IPv4.
+    pub const IPV4: u16 = 0x0800_u16.to_be();
+    /// ARP.
+    pub const ARP: u16 = 0x0806_u16.to_be();
+    /// IPv6.
+    pub const IPV6: u16 = 0x86dd_u16.to_be();
+}
+
+/// What IP says that it carries.
+pub mod ip_protocol {
+    /// ICMP.
+    pub const ICMP: u8 = 1;
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+    /// `ICMPv6`.
+    pub const ICMPV6: u8 = 58;
+}
+
 /// The bytes of a frame, for the few decisions that look beyond its Ethernet header.
 pub trait Packet {
     /// Some bytes, from an offset behind the destination address on; `None` where the frame ends before.

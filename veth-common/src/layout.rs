@@ -278,7 +278,7 @@ pub struct Weight {
 /// passed and dropped, and so is every way to split it.
 ///
 /// A unicast frame touches two cache lines: a [`Row`] where it came in, and the tallies of where it went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C, align(64))]
 pub struct PortCounters {
     /// Came in here and was handed to another port, by [`Protocol`].
@@ -299,22 +299,6 @@ pub struct PortCounters {
     pub dropped: [DropRow; DropReason::COUNT],
     /// Zero. Fills the last cache line.
     pub reserved: [u64; 4],
-}
-
-impl Default for PortCounters {
-    fn default() -> Self {
-        Self {
-            redirected: [Row::default(); Protocol::COUNT],
-            passed: [Row::default(); Protocol::COUNT],
-            passed_for: [0; PassReason::COUNT],
-            to_peer: Tally::default(),
-            to_host: Tally::default(),
-            multicast: 0,
-            broadcast: 0,
-            dropped: [DropRow::default(); DropReason::COUNT],
-            reserved: [0; 4],
-        }
-    }
 }
 
 impl PortCounters {

@@ -17,12 +17,13 @@
 //! anything but IPv4 over Ethernet. Other ethertypes pass: they carry no address that we know. Tunnels do too: what
 //! is inside is for whoever ends the tunnel to judge.
 
-use crate::{DropReason, EthernetHeader, Frame, Mac, Packet, Port, SourceKey, Tables};
+use crate::{
+    DropReason, EthernetHeader, Frame, Mac, Packet, Port, SourceKey, Tables,
+    ethertype::{ARP, IPV4, IPV6},
+    ip_protocol::ICMPV6,
+};
 
-/// Ethertypes, as they stand in a frame.
-const IPV4: u16 = 0x0800_u16.to_be();
-const ARP: u16 = 0x0806_u16.to_be();
-const IPV6: u16 = 0x86dd_u16.to_be();
+/// Ethertypes of tags, as they stand in a frame.
 const DOT1Q: u16 = 0x8100_u16.to_be();
 const DOT1AD: u16 = 0x88a8_u16.to_be();
 
@@ -34,7 +35,6 @@ const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
-const ICMPV6: u8 = 58;
 const DESTINATION: u8 = 60;
 const MOBILITY: u8 = 135;
 

@@ -2,7 +2,11 @@
 
 use core::net::IpAddr;
 
-use crate::{Decision, DropReason, Packet, PassReason, RedirectMode, SourceKey, Verdict};
+use crate::{
+    Decision, DropReason, EthernetHeader, Packet, PassReason, RedirectMode, SourceKey, Verdict,
+    ethertype::{IPV4, IPV6},
+    ip_protocol::{TCP, UDP},
+};
 
 /// What stands in front of the bytes of a frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -188,11 +192,8 @@ impl PortTerm {
     }
 }
 
-const IPV4: u16 = 0x0800_u16.to_be();
-const IPV6: u16 = 0x86dd_u16.to_be();
-const START: u32 = 14;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
+/// Where IP begins.
+const START: u32 = EthernetHeader::LENGTH;
 
 impl Filter {
     /// The bit that tells a protocol from none.

@@ -368,6 +368,14 @@ fn what_cannot_be_watched_is_told() {
         let error = lab.refused(args);
         assert!(error.contains(expected), "{args:?}: {error}");
     }
+    let kept = tempfile::NamedTempFile::new().unwrap();
+    fs::write(kept.path(), "mine").unwrap();
+    let _unused = lab.refused(&["capture", "d/x", "-w", kept.path().to_str().unwrap()]);
+    assert_eq!(
+        fs::read_to_string(kept.path()).unwrap(),
+        "mine",
+        "what could not be captured overwrites nothing"
+    );
     for args in [&["trace", "--sample", "2"][..], &["trace", "--limit", "0"], &["capture", "lab/a"]] {
         assert_eq!(lab.veth(args).status.code(), Some(2), "{args:?}");
     }

@@ -74,6 +74,9 @@ pub enum Error {
     /// A mistake in this program: a path is declared by what is no topology.
     #[error("the topology of a path is wrong: {0}")]
     Declaration(String),
+    /// There are no values of something that was to be measured.
+    #[error("nothing was measured of {0}")]
+    Nothing(&'static str),
     /// A mistake in this program: histograms of different kinds.
     #[error("times of transactions do not add up")]
     Histogram,

@@ -100,7 +100,7 @@ fn single(what: &'static str, unit: &'static str, value: f64, target: f64) -> Fi
 /// What counting adds to a program's run.
 async fn counting() -> Result<Figure, Error> {
     let added = prog::counting().await?;
-    let estimate = Estimate::bootstrap(&added, 0).unwrap_or(Estimate { median: 0.0, low: 0.0, high: 0.0 });
+    let estimate = estimate("counting", &added)?;
     Ok(Figure {
         what: "counting, of a switch's program",
         unit: "ns a frame",
@@ -170,14 +170,13 @@ async fn request_response(roots: &Roots, progress: &dyn Watch) -> Result<Vec<Fig
     progress.end();
     let [nothing, uncounted, trace, capture] = &rates;
     let ratio = |of: &[(u32, f64)], to: &[(u32, f64)], what, target| {
-        let estimate = Estimate::bootstrap(&ratios(of, to), 0);
-        let estimate = estimate.unwrap_or(Estimate { median: 0.0, low: 0.0, high: 0.0 });
-        Figure { what, unit: "of the transactions without", estimate, target, is_most: false }
+        let estimate = estimate(what, &ratios(of, to))?;
+        Ok::<_, Error>(Figure { what, unit: "of the transactions without", estimate, target, is_most: false })
     };
     Ok(vec![
-        ratio(nothing, uncounted, "counting, by a switch", 0.985),
-        ratio(trace, nothing, "trace --sample 1/100", 0.97),
-        ratio(capture, nothing, "capture -s 96", 0.85),
+        ratio(nothing, uncounted, "counting, by a switch", 0.985)?,
+        ratio(trace, nothing, "trace --sample 1/100", 0.97)?,
+        ratio(capture, nothing, "capture -s 96", 0.85)?,
     ])
 }
 
@@ -224,7 +223,7 @@ async fn reading(roots: &Roots) -> Result<Vec<Figure>, Error> {
         drop(source.take().await?);
         times.push(start.elapsed().as_secs_f64() * 1e3);
     }
-    let estimate = Estimate::bootstrap(&times, 0).unwrap_or(Estimate { median: 0.0, low: 0.0, high: 0.0 });
+    let estimate = estimate("snapshots", &times)?;
     let mut figures =
         vec![Figure { what: "a snapshot of 1,000 ports", unit: "ms", estimate, target: 5.0, is_most: true }];
     for (what, arguments) in [
@@ -233,7 +232,11 @@ async fn reading(roots: &Roots) -> Result<Vec<Figure>, Error> {
     ] {
         let mut command = Running::on_terminal(arguments)?;
         tokio::time::sleep(WARM_UP).await;
-        let share = command.share(async { tokio::time::sleep(READING).await }).await?;
+        let reading = async {
+            tokio::time::sleep(READING).await;
+            Ok(())
+        };
+        let share = command.share(reading).await?;
         command.end()?;
         figures.push(single(what, "% of a CPU", share, 1.0));
     }
@@ -249,7 +252,7 @@ async fn reading(roots: &Roots) -> Result<Vec<Figure>, Error> {
             scrape()?;
             tokio::time::sleep(PERIOD).await;
         }
-        Ok::<_, Error>(())
+        Ok(())
     };
     let share = command.share(work).await?;
     command.end()?;
@@ -298,10 +301,13 @@ impl Running {
     }
 
     /// The share of a CPU that it takes while something goes on, in percent.
-    async fn share<T: Settled>(&mut self, meanwhile: impl Future<Output = T>) -> Result<f64, Error> {
+    async fn share(&mut self, meanwhile: impl Future<Output = Result<(), Error>>) -> Result<f64, Error> {
         let (start, before) = (Instant::now(), self.spent()?);
-        meanwhile.await.settle()?;
+        meanwhile.await?;
         let spent = self.spent()?.saturating_sub(before);
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return Err(Error::Nothing("a command that ended by itself"));
+        }
         Ok(100.0 * spent.as_secs_f64() / start.elapsed().as_secs_f64())
     }
 
@@ -340,21 +346,9 @@ impl Drop for Running {
     }
 }
 
-/// What may fail, and what cannot.
-trait Settled {
-    fn settle(self) -> Result<(), Error>;
-}
-
-impl Settled for () {
-    fn settle(self) -> Result<(), Error> {
-        Ok(())
-    }
-}
-
-impl Settled for Result<(), Error> {
-    fn settle(self) -> Result<(), Error> {
-        self
-    }
+/// A median, unless nothing was measured: nothing meets no target.
+fn estimate(what: &'static str, values: &[f64]) -> Result<Estimate, Error> {
+    Estimate::bootstrap(values, 0).ok_or(Error::Nothing(what))
 }
 
 fn command(arguments: &[&str]) -> Result<Command, Error> {

@@ -87,14 +87,13 @@ pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
     let (records, Some(pod)) = wanted(roots, Some(&pod))? else {
         anyhow::bail!("{pod} is a topology: name one of its pods, as {pod}/POD");
     };
-    // Before anything is attached.
     let mut files =
         Files { path: write, snap, rotate: rotate.map(|rotate| rotate * 1_000_000), keep: files, number: 0 };
-    let out = files.open()?;
     let wish = Wish { snap, sample: 1, filter, both_ways: true, buffer: BUFFER };
     let mut session = Session::start(roots, &records, Some(&pod), &wish).await?;
     let owners: Vec<Owner> = session.owners().cloned().collect();
-    let mut writer = Writer::new(out, &owners, snap).map_err(|error| files.failed(error))?;
+    // Not before there is something to write: a file of that name stays as it is when nothing can be captured.
+    let mut writer = Writer::new(files.open()?, &owners, snap).map_err(|error| files.failed(error))?;
     let mut taken = 0_u64;
     let limit = limit.unwrap_or(u64::MAX);
     let each = |told: Told<'_, '_>| {

@@ -3,10 +3,10 @@
 //! Between pods no checksum is ever computed: the sender leaves the sum of the pseudo-header in its place
 //! (`CHECKSUM_PARTIAL`), and the receiver believes it. Tools that read a capture call it wrong, so it is completed there.
 
-const IPV4: [u8; 2] = [0x08, 0x00];
-const IPV6: [u8; 2] = [0x86, 0xdd];
-const TCP: u8 = 6;
-const UDP: u8 = 17;
+use veth_common::{
+    ethertype::{IPV4, IPV6},
+    ip_protocol::{TCP, UDP},
+};
 
 /// Completes the checksum of a whole frame without tags, if it is TCP or UDP and its checksum is one that was left to do.
 /// Returns whether it was.
@@ -35,7 +35,7 @@ pub fn complete(frame: &mut [u8]) -> bool {
 /// UDP, a fragment, or not whole.
 fn transport(frame: &[u8]) -> Option<(usize, u16, u8)> {
     const START: usize = 14;
-    let ethertype: [u8; 2] = frame.get(12..14)?.try_into().ok()?;
+    let ethertype = u16::from_ne_bytes(frame.get(12..14)?.try_into().ok()?);
     let packet = &frame[START..];
     let (header, length, protocol, addresses) = if ethertype == IPV4 {
         let header = usize::from(packet.first()? & 15) * 4;

@@ -2,7 +2,11 @@
 
 use std::net::IpAddr;
 
-use veth_common::watch::{Filter, HostTerm, PortTerm, Side};
+use veth_common::{
+    ethertype::{ARP, IPV4, IPV6},
+    ip_protocol::{ICMP, ICMPV6, TCP, UDP},
+    watch::{Filter, HostTerm, PortTerm, Side},
+};
 
 /// What can be said, for help texts and errors.
 pub const SYNTAX: &str = "terms joined by `and`: arp, ip, ip6, tcp, udp, icmp, icmp6, [src|dst] host ADDRESS, [src|dst] \
@@ -57,15 +61,15 @@ fn read(text: &str) -> Result<Filter, String> {
             "arp" => set_ethertype(&mut filter, ARP)?,
             "ip" => set_ethertype(&mut filter, IPV4)?,
             "ip6" => set_ethertype(&mut filter, IPV6)?,
-            "tcp" => set_protocol(&mut filter, 6)?,
-            "udp" => set_protocol(&mut filter, 17)?,
+            "tcp" => set_protocol(&mut filter, TCP)?,
+            "udp" => set_protocol(&mut filter, UDP)?,
             "icmp" => {
                 set_ethertype(&mut filter, IPV4)?;
-                set_protocol(&mut filter, 1)?;
+                set_protocol(&mut filter, ICMP)?;
             }
             "icmp6" => {
                 set_ethertype(&mut filter, IPV6)?;
-                set_protocol(&mut filter, 58)?;
+                set_protocol(&mut filter, ICMPV6)?;
             }
             "or" | "||" | "not" | "!" => {
                 return Err(format!("`{word}` is not known: every term must be met"));
@@ -76,12 +80,7 @@ fn read(text: &str) -> Result<Filter, String> {
     Ok(filter)
 }
 
-const IPV4: u16 = 0x0800;
-const IPV6: u16 = 0x86dd;
-const ARP: u16 = 0x0806;
-
 fn set_ethertype(filter: &mut Filter, ethertype: u16) -> Result<(), String> {
-    let ethertype = ethertype.to_be();
     if filter.ethertype != 0 && filter.ethertype != ethertype {
         return Err("no frame is both of two kinds".to_owned());
     }

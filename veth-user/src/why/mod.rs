@@ -8,7 +8,7 @@ use etherparse::PacketBuilder;
 use serde::Serialize;
 use veth_common::{
     Decision, EthernetHeader, FdbKey, Frame, Mac, Port as PortEntry, PortKind, RedirectMode, SourceKey,
-    Tables, Target, decide,
+    Tables, Target, decide, ethertype,
 };
 
 use crate::{
@@ -280,7 +280,7 @@ impl Asked<'_> {
         let header = EthernetHeader {
             destination: mac,
             source: port.mac,
-            ethertype: if self.answer.address.is_ipv4() { 0x0800_u16.to_be() } else { 0x86dd_u16.to_be() },
+            ethertype: if self.answer.address.is_ipv4() { ethertype::IPV4 } else { ethertype::IPV6 },
         };
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         if let Some(target) = target {

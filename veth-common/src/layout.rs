@@ -7,8 +7,12 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::{Cast, DropReason, Mac, PassReason, Protocol, SIZES, size_index};
 
-/// Raised with every change of a type, a map or the meaning of a number in this crate.
-pub const LAYOUT_VERSION: u32 = 5;
+/// Raised with every change of a type, a map or the meaning of a number in this crate. `veth upgrade` goes from any
+/// layout to any other. With the feature `next` it is that of a version to come, for tests of that.
+pub const LAYOUT_VERSION: u32 = if cfg!(feature = "next") { 7 } else { 6 };
+
+/// Raised with every change of [`PortCounters`]: layouts of the same one can carry counters over, in both directions.
+pub const COUNTERS_VERSION: u32 = 1;
 
 /// Slots, ports and FDB entries that the maps hold unless user space asks for more when it loads them.
 ///

@@ -15,7 +15,8 @@ pub use class::{Cast, Protocol, SIZE_ENDS, SIZES, size_index};
 pub use forward::{Decision, Tables, decide};
 pub use frame::{EthernetHeader, Frame, Mac, Packet, ethertype, ip_protocol};
 pub use layout::{
-    DEFAULT_CAPACITY, DropRow, FDB_PLACES_PER_SLOT, FdbEntry, FdbKey, LAYOUT_VERSION, Port, PortCounters,
-    PortKind, RedirectMode, Row, SLOT_UNATTRIBUTED, SOURCES_PER_SLOT, SourceKey, Tally, Target, Weight,
+    COUNTERS_VERSION, DEFAULT_CAPACITY, DropRow, FDB_PLACES_PER_SLOT, FdbEntry, FdbKey, LAYOUT_VERSION, Port,
+    PortCounters, PortKind, RedirectMode, Row, SLOT_UNATTRIBUTED, SOURCES_PER_SLOT, SourceKey, Tally, Target,
+    Weight,
 };
 pub use verdict::{DropReason, PassReason, Verdict};

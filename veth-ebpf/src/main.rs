@@ -15,6 +15,7 @@ mod drops;
 mod maps;
 mod null;
 mod tc;
+mod variant;
 mod watch;
 mod xdp;
 
@@ -26,18 +27,21 @@ use aya_ebpf::{
 /// TC ingress of a port's host end, and of the bridge behind a switch.
 #[classifier]
 pub fn veth_ingress(ctx: TcContext) -> i32 {
+    variant::differ();
     tc::ingress(&ctx)
 }
 
 /// XDP on a port's host end.
 #[xdp(frags)]
 pub fn veth_xdp(ctx: XdpContext) -> u32 {
+    variant::differ();
     xdp::ingress(&ctx)
 }
 
 /// TC ingress of a pod's end whose other end is in another pod: only counts.
 #[classifier]
 pub fn veth_count(ctx: TcContext) -> i32 {
+    variant::differ();
     tc::count(&ctx)
 }
 

@@ -52,7 +52,8 @@ pub(crate) static TARGETS: DevMap<ENTRIES> = DevMap::new();
 #[btf_map]
 pub(crate) static XDP_TARGETS: DevMap<ENTRIES> = DevMap::new();
 
-/// Counters: those of every slot for the first CPU, then for the second, and so on. No `PERCPU_ARRAY`: the kernel begins
+/// Counters: those of every slot for the first CPU, then for the second, and so on, and behind the last what was carried
+/// over from the maps of another layout, which no program touches. No `PERCPU_ARRAY`: the kernel begins
 /// none of its values at a cache line, and user space cannot map it, which reads a thousand ports without a call.
 #[btf_map]
 pub(crate) static COUNTERS: Array<PortCounters, ENTRIES, { BPF_F_MMAPABLE as usize }> = Array::new();

@@ -2,6 +2,7 @@
 //! and checks. Data flows one way, from [`cli`] through [`topology`] to [`net`] and [`datapath`], and back
 //! from the kernel through [`stats`] to a renderer.
 
+pub mod agent;
 pub mod bench;
 pub mod check;
 pub mod cli;

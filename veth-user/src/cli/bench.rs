@@ -1,7 +1,7 @@
 //! `veth bench`.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::File,
     io::Write as _,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -14,7 +14,7 @@ use clap::value_parser;
 use comfy_table::CellAlignment;
 use serde::Serialize;
 
-use super::{block_on, options::period, print, print_json, progress::TimeBar, require_root, up::stoppable};
+use super::{block_on, options::period, print, print_json, privilege, progress::TimeBar, up::stoppable};
 use crate::{
     bench::{
         self, Attached, Document, Plan, SCHEMA,
@@ -274,7 +274,7 @@ pub(super) fn main(mut args: Args) -> Result<ExitCode> {
 }
 
 fn programs(args: &ProgArgs) -> Result<ExitCode> {
-    require_root("bench prog")?;
+    privilege::require("bench prog")?;
     host::enter().context("make a throw-away host")?;
     let costs = block_on(Box::pin(prog::costs()))?.context("measure the programs")?;
     if args.json {
@@ -294,7 +294,7 @@ fn programs(args: &ProgArgs) -> Result<ExitCode> {
 }
 
 fn seeing(args: &ObserveArgs) -> Result<ExitCode> {
-    require_root("bench observe")?;
+    privilege::require("bench observe")?;
     host::enter().context("make a throw-away host")?;
     let bar = TimeBar::new();
     let figures = block_on(Box::pin(observe::figures(&bar)))?.context("measure what it costs to see")?;
@@ -342,7 +342,7 @@ fn base(common: &Common) -> Plan {
 }
 
 fn measure(args: &Common, plan: &Plan) -> Result<ExitCode> {
-    require_root("bench")?;
+    privilege::require("bench")?;
     // Before minutes of work, and before the host is left whose paths they are.
     let html = args.html.as_deref().map(create).transpose()?;
     let json = match &args.json {
@@ -429,7 +429,7 @@ fn plan(args: &Args) -> Result<Plan> {
     let mut paths = args.paths.clone();
     let attached = match attach.as_deref() {
         Some([from, to]) => {
-            require_root("bench")?;
+            privilege::require("bench")?;
             if paths.is_empty() {
                 paths = BESIDE.map(PathSpec::from).to_vec();
             }
@@ -453,7 +453,7 @@ fn cell(workload: Workload, placement: Placement) -> Cell {
 
 /// A file that is there before anything is measured, and keeps what is in it until there is something better.
 fn create(path: &Path) -> Result<(PathBuf, File)> {
-    let file = OpenOptions::new().write(true).create(true).truncate(false).open(path);
+    let file = super::output().truncate(false).open(path);
     Ok((path.to_owned(), file.with_context(|| format!("write {}", path.display()))?))
 }
 

@@ -1,8 +1,8 @@
 //! `veth capture`.
 
 use std::{
-    fs::File,
     io::{self, BufWriter, IsTerminal as _, Write},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -74,7 +74,7 @@ pub(super) struct Args {
 }
 
 pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
-    super::require_root("capture")?;
+    super::privilege::require("capture")?;
     let Args { pod, filter, write, snap, limit, duration, rotate, files } = args;
     let filter = filter::parse(&filter.join(" "))?;
     let snap = if snap == 0 { SNAP_MAX } else { snap };
@@ -136,7 +136,9 @@ impl Files {
             return Ok(BufWriter::new(Box::new(io::stdout())));
         }
         let path = numbered(&self.path, self.number);
-        let file = File::create(&path).with_context(|| format!("write {}", path.display()))?;
+        // What pods say to each other is nobody else's business.
+        let file = super::output().truncate(true).mode(0o600).open(&path);
+        let file = file.with_context(|| format!("write {}", path.display()))?;
         Ok(BufWriter::new(Box::new(file)))
     }
 

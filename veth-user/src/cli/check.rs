@@ -58,7 +58,7 @@ pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
         print(&format!("{schema}\n"))?;
         return Ok(ExitCode::SUCCESS);
     };
-    super::require_root("check --live")?;
+    super::privilege::require("check --live")?;
     let record = topology::record(roots, &name)?;
     topology::check_place(&record)?;
     let usual = Options::default();

@@ -2,13 +2,10 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
-use super::{print, progress::Bar, up::uninterrupted};
-use crate::{
-    state::Roots,
-    topology::{self, model},
-};
+use super::{options::WhichArgs, print, progress::Bar, up::uninterrupted};
+use crate::{state::Roots, topology};
 
 /// Remove a topology and everything that belongs to it
 ///
@@ -20,27 +17,15 @@ use crate::{
   sudo veth down switch
   sudo veth down --all")]
 pub(super) struct Args {
-    /// The topology [default: the only one]
-    name: Option<String>,
-
-    /// Every topology
-    #[arg(long, conflicts_with = "name")]
-    all: bool,
+    #[command(flatten)]
+    which: WhichArgs,
 }
 
 pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
-    super::require_root("down")?;
-    if let Some(name) = &args.name {
-        model::check_name(name, "topology")?;
-    }
-    let there = topology::names(roots, args.all).await?;
-    let names = match (args.name, args.all) {
-        (Some(name), _) => vec![name],
-        (None, false) if there.len() > 1 => {
-            bail!("there are several topologies ({}); name one, or use --all", there.join(", "))
-        }
-        (None, _) => there,
-    };
+    super::privilege::require("down")?;
+    args.which.check()?;
+    let there = topology::names(roots, args.which.all).await?;
+    let names = args.which.names(there)?;
     let mut lines = Vec::new();
     if names.is_empty() {
         lines.push("nothing is up\n".to_owned());

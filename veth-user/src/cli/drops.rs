@@ -47,7 +47,7 @@ pub(super) struct Args {
 }
 
 pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
-    super::require_root("drops")?;
+    super::privilege::require("drops")?;
     let Args { name, duration, watch, json } = args;
     let wanted = match &name {
         Some(name) => Wanted::named(roots, name)?,

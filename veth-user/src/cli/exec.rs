@@ -25,7 +25,7 @@ pub(super) struct Args {
 pub(super) fn main(args: &Args, roots: &Roots) -> Result<ExitCode> {
     let Args { pod, command } = args;
     let (_, pod) = topology::find_pod(roots, pod)?;
-    super::require_root("exec")?;
+    super::privilege::require("exec")?;
     let [program, arguments @ ..] = command.as_slice() else {
         unreachable!("clap requires a command");
     };

@@ -1,6 +1,6 @@
 //! `veth init`.
 
-use std::{fs::File, io::Write as _, path::PathBuf, process::ExitCode};
+use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum as _;
@@ -35,7 +35,9 @@ pub(super) fn main(args: &Args) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let shown = path.display();
-    File::create_new(&path)
+    super::output()
+        .create_new(true)
+        .open(&path)
         .and_then(|mut file| file.write_all(text.as_bytes()))
         .with_context(|| format!("write {shown}, which must not be there yet"))?;
     print(&format!("wrote {shown}; next: sudo veth up -f {shown}\n"))?;

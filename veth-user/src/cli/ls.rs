@@ -114,12 +114,20 @@ fn ports(row: &Row) -> String {
     }
     let Record { topology, selection, .. } = &row.record;
     let (name, status, why) = (&topology.name, row.status.name(), &selection.why);
+    let has_programs = topology.accelerated_ports().next().is_some();
     let changed: Vec<String> =
         row.record.changed_features.iter().map(|what| format!("changed for XDP: {what}\n")).collect();
     let changed = changed.concat();
-    let has_programs = topology.accelerated_ports().next().is_some();
+    let build = if has_programs && row.record.is_of_another_build() {
+        format!(
+            "runs the programs of another build (veth {}); `veth upgrade {name}` replaces them\n",
+            row.record.veth_version
+        )
+    } else {
+        String::new()
+    };
     let why = if has_programs { format!("{why}\n") } else { String::new() };
-    format!("{name}: {status}\n{why}{}\n{changed}{}", table.trim_fmt(), drift(row))
+    format!("{name}: {status}\n{why}{build}{}\n{changed}{}", table.trim_fmt(), drift(row))
 }
 
 fn drift(row: &Row) -> String {

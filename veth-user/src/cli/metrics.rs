@@ -61,7 +61,7 @@ struct Scraper {
 }
 
 pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
-    super::require_root("metrics")?;
+    super::privilege::require("metrics")?;
     let Args { listen, detail } = args;
     let listener = TcpListener::bind(listen).await.with_context(|| format!("listen on {listen}"))?;
     let source = Rc::new(Scraper { source: Mutex::new(Source::open(roots, Wanted::All)?), detail });

@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand, which parses its arguments, calls the library and prints.
 
+mod agent;
 mod bench;
 mod capture;
 mod check;
@@ -13,6 +14,7 @@ mod ls;
 mod metrics;
 mod options;
 mod plan;
+pub mod privilege;
 mod progress;
 mod run;
 mod show;
@@ -20,10 +22,13 @@ mod stats;
 mod top;
 mod trace;
 mod up;
+mod upgrade;
 mod why;
 
 use std::{
+    fs::OpenOptions,
     io::{self, IsTerminal as _, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::PathBuf,
     process::ExitCode,
 };
@@ -32,8 +37,9 @@ use anyhow::{Context as _, Result};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::{
+    net,
     state::{DEFAULT_PIN_DIR, DEFAULT_STATE_DIR, Roots},
-    topology::file::Diagnostics,
+    topology::{self, file::Diagnostics},
 };
 
 /// What the exit codes mean, for the end of every help text.
@@ -45,10 +51,11 @@ Exit codes:
   3    `run`, `check --live`, `bench`: it is up, but a ping, a transfer or a sample failed
   4, 5   `bench compare`: a path is slower than it was; it cannot be told
   10, 11  `doctor`: something could be better or cannot be seen; something does not work
-  101  a bug in veth (`run` has cleaned up all the same)
+  101  a bug in veth (`up` and `run` have cleaned up all the same)
   126, 127, or the command's own  `exec`: could not be started, was not found, or how it ended
-  129, 130, 143  `up`: ended by SIGHUP, Ctrl-C or SIGTERM, after removing what it had made. `run`, `metrics` and
-       `stats --watch` are meant to be ended so, and end as if by themselves; `down` goes on to its end";
+  129, 130, 143  ended by SIGHUP, Ctrl-C or SIGTERM: `up` after undoing what it had done, but for programs that took the
+       place of others; `upgrade` after finishing what it had begun. `run`, `agent`, `metrics` and `stats --watch` are
+       meant to be ended so, and end as if by themselves; `down` goes on to its end";
 
 /// The exit code when something is up and its traffic does not arrive.
 const CHECK_FAILED: u8 = 3;
@@ -95,10 +102,12 @@ enum Command {
     Check(check::Args),
     Plan(plan::Args),
     Up(up::Args),
+    Upgrade(upgrade::Args),
     Down(down::Args),
     Ls(ls::Args),
     Show(show::Args),
     Exec(exec::Args),
+    Agent(agent::Args),
     Stats(stats::Args),
     Top(top::Args),
     Metrics(metrics::Args),
@@ -137,8 +146,10 @@ pub fn main() -> ExitCode {
         Command::Check(args) => block_on(check::main(args, &roots)).flatten(),
         Command::Plan(args) => block_on(plan::main(args, &roots)).flatten(),
         Command::Up(args) => block_on(up::main(args, &roots)).flatten(),
+        Command::Upgrade(args) => block_on(upgrade::main(args, &roots)).flatten(),
         Command::Down(args) => block_on(down::main(args, &roots)).flatten(),
         Command::Ls(args) => block_on(ls::main(args, &roots)).flatten(),
+        Command::Agent(args) => block_on(agent::main(args, &roots)).flatten(),
         Command::Stats(args) => block_on(stats::main(args, &roots)).flatten(),
         Command::Metrics(args) => block_on(metrics::main(args, &roots)).flatten(),
         Command::Top(args) => block_on(top::main(args, &roots)).flatten(),
@@ -158,7 +169,7 @@ pub fn main() -> ExitCode {
                 writeln!(io::stderr(), "{}", diagnostics.styled())
             }
             Some(diagnostics) => writeln!(io::stderr(), "{diagnostics}"),
-            None => writeln!(io::stderr(), "veth: {error:#}"),
+            None => writeln!(io::stderr(), "veth: {error:#}{}", advice(&error).unwrap_or_default()),
         };
         ExitCode::FAILURE
     })
@@ -182,6 +193,9 @@ fn command() -> clap::Command {
 }
 
 fn block_on<T>(command: impl Future<Output = T>) -> Result<T> {
+    /// What the runtime opens, or else panics.
+    const DESCRIPTORS: usize = 8;
+    net::check_files(DESCRIPTORS, "start the asynchronous runtime")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -192,6 +206,32 @@ fn block_on<T>(command: impl Future<Output = T>) -> Result<T> {
     Ok(result)
 }
 
+/// What to do where a limit of the machine was reached, whatever was being done.
+fn advice(error: &anyhow::Error) -> Option<&'static str> {
+    match errno(error.as_ref())? {
+        libc::EMFILE => Some("; this process may open more files after `ulimit -n 1024`"),
+        libc::ENFILE => Some("; the machine may open more files after `sysctl fs.file-max=N`"),
+        libc::ENOMEM => Some("; free memory, or raise the limit of the cgroup or of `ulimit -v`"),
+        libc::ENOSPC => Some(
+            "; make room where it is to be written; for namespaces, `sysctl user.max_net_namespaces=N` does",
+        ),
+        libc::EROFS => {
+            Some("; it must be mounted so that it can be written: `mount -o remount,rw MOUNTPOINT`")
+        }
+        _ => None,
+    }
+}
+
+/// What the system answered, at the bottom of an error or of one of several that are told together.
+fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    let here = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+    let among = || match error.downcast_ref() {
+        Some(topology::Error::Teardown(errors)) => errors.iter().find_map(|error| errno(error)),
+        _ => None,
+    };
+    here.or_else(among).or_else(|| errno(error.source()?))
+}
+
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
         .chain()
@@ -199,14 +239,11 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
         .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// Refuses early, with a sentence, what would fail late with "permission denied".
-fn require_root(command: &str) -> Result<()> {
-    anyhow::ensure!(
-        nix::unistd::geteuid().is_root(),
-        "`veth {command}` makes or reads namespaces, links and BPF objects, and needs root: use \
-         `sudo veth {command}`"
-    );
-    Ok(())
+/// How a file is opened that somebody asked for. Only whoever asked may change it, whatever the umask leaves open.
+fn output() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).mode(0o644);
+    options
 }
 
 /// Prints a value as JSON on a line of its own.

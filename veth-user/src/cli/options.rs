@@ -2,15 +2,44 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     datapath::Place,
     topology::{
         self, Topology, file,
-        model::{DEFAULT_MTU, HookWish, LogLevel, RedirectWish, SWITCH, TUTORIAL},
+        model::{self, DEFAULT_MTU, HookWish, LogLevel, RedirectWish, SWITCH, TUTORIAL},
     },
 };
+
+/// Which of the topologies that are up.
+#[derive(Debug, clap::Args)]
+pub(super) struct WhichArgs {
+    /// The topology [default: the only one]
+    name: Option<String>,
+
+    /// Every topology
+    #[arg(long, conflicts_with = "name")]
+    pub(super) all: bool,
+}
+
+impl WhichArgs {
+    /// Refuses a name that no topology can have.
+    pub(super) fn check(&self) -> Result<()> {
+        Ok(self.name.as_deref().map_or(Ok(()), |name| model::check_name(name, "topology"))?)
+    }
+
+    /// Their names, of those that are there.
+    pub(super) fn names(self, there: Vec<String>) -> Result<Vec<String>> {
+        let Self { name, all } = self;
+        ensure!(
+            name.is_some() || all || there.len() < 2,
+            "there are several topologies ({}); name one, or use --all",
+            there.join(", ")
+        );
+        Ok(name.map_or(there, |name| vec![name]))
+    }
+}
 
 /// What to make: what a file declares, or a wire between two pods, or a switch with many.
 #[derive(Debug, clap::Args)]

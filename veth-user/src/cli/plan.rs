@@ -8,7 +8,10 @@ use serde::Serialize;
 use super::{options::TopologyArgs, print, print_json};
 use crate::{
     state::Roots,
-    topology::{self, plan::Sign},
+    topology::{
+        self, Topology,
+        plan::{Sign, Step},
+    },
 };
 
 /// Steps that are shown; more help nobody.
@@ -52,16 +55,20 @@ struct Line {
 
 pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
     let topology = args.topology.topology()?;
-    super::require_root("plan")?;
+    super::privilege::require("plan")?;
     let plan = topology::plan_up(roots, &topology)
         .await
         .map_err(|error| args.topology.point_out(error))
         .with_context(|| format!("plan the topology {}", topology.name))?;
-    let steps: Vec<Line> = plan
-        .steps
-        .iter()
-        .map(|step| Line { sign: step.sign(), what: step.describe(&plan.topology, plan.hook).to_string() })
-        .collect();
+    let line = |step: &Step, topology: &Topology| Line {
+        sign: step.sign(),
+        what: step.describe(topology, plan.hook).to_string(),
+    };
+    // What there is comes to our layout before it is changed.
+    let migration = plan.migration().into_iter();
+    let migration = migration.flat_map(|(made, steps)| steps.iter().map(|step| line(step, &made.topology)));
+    let steps: Vec<Line> =
+        migration.chain(plan.steps.iter().map(|step| line(step, &plan.topology))).collect();
     let (topology, remake) = (&plan.topology.name, plan.remake());
     if args.json {
         let drift = plan.drift.iter().map(|drift| drift.what.as_str()).collect();

@@ -79,7 +79,7 @@ struct Checked<'a> {
 
 pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
     let topology = args.topology.topology()?;
-    super::require_root("run")?;
+    super::privilege::require("run")?;
     let netlink = Netlink::open()?;
     if let Some(record) = roots.load(&topology.name)?
         && let Status::Up | Status::Drifted(_) | Status::Elsewhere =
@@ -133,7 +133,9 @@ async fn body(
     let Args { topology: options, duration, json } = args;
     let (duration, json) = (*duration, *json);
     if bring_up(options, roots, topology, begun).await? != Outcome::Made {
-        bail!("{} was brought up by somebody else meanwhile", topology.name);
+        // Not ours to remove.
+        begun.set(false);
+        bail!("{} was there before, or was brought up by somebody else meanwhile", topology.name);
     }
     let report = {
         let topology = topology.clone();

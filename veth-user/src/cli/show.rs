@@ -1,6 +1,6 @@
 //! `veth show`.
 
-use std::{fs, path::PathBuf, process::ExitCode};
+use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 
@@ -34,7 +34,10 @@ pub(super) fn main(args: &Args, roots: &Roots) -> Result<ExitCode> {
     let topology = topology::record(roots, name)?.topology;
     match svg {
         Some(file) if file.as_os_str() == "-" => print(&show::svg(&topology))?,
-        Some(file) => fs::write(file, show::svg(&topology))
+        Some(file) => super::output()
+            .truncate(true)
+            .open(file)
+            .and_then(|mut file| file.write_all(show::svg(&topology).as_bytes()))
             .with_context(|| format!("write the picture {}", file.display()))?,
         None if *dot => print(&show::dot(&topology))?,
         None => print(&show::text(&topology))?,

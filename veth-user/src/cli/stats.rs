@@ -59,7 +59,7 @@ enum Format {
 }
 
 pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
-    super::require_root("stats")?;
+    super::privilege::require("stats")?;
     let Args { name, by, watch, json, csv } = args;
     let wanted = match &name {
         Some(name) => Wanted::named(roots, name)?,

@@ -49,7 +49,7 @@ pub(super) struct Args {
 }
 
 pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
-    super::require_root("top")?;
+    super::privilege::require("top")?;
     let Args { name, interval } = args;
     ensure!(
         io::stdout().is_terminal() && io::stdin().is_terminal(),

@@ -84,7 +84,7 @@ struct Line<'a> {
 }
 
 pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
-    super::require_root("trace")?;
+    super::privilege::require("trace")?;
     let Args { of, sample, limit, duration, json, filter } = args;
     let filter = filter::parse(&filter.join(" "))?;
     let wish = Wish { snap: SNAP, sample, filter, both_ways: false, buffer: BUFFER };
@@ -127,33 +127,39 @@ pub(super) enum Told<'a, 'b> {
     NoMore,
 }
 
-/// Hands over frames as they are seen, until it is told that there are enough, the time is over, or a signal asks to end.
+/// Hands over frames as they are seen, until it is told that there are enough, the time is over, or a signal asks to end:
+/// then what was seen until that moment.
 pub(super) async fn watch(
     session: &mut Session,
     duration: Option<Duration>,
     mut each: impl FnMut(Told<'_, '_>) -> Result<bool>,
 ) -> Result<()> {
     let end = duration.map(|duration| Instant::now() + duration);
+    // Whether there are enough.
+    let mut look = || {
+        let drained = session.drain(|seen| match each(Told::Frame(&seen)) {
+            Ok(true) => ControlFlow::Continue(()),
+            Ok(false) => ControlFlow::Break(Ok(())),
+            Err(error) => ControlFlow::Break(Err(error)),
+        });
+        each(Told::NoMore)?;
+        match drained {
+            ControlFlow::Break(result) => result.map(|()| true),
+            ControlFlow::Continue(()) => Ok(false),
+        }
+    };
     let work = async {
         let mut ticks = tokio::time::interval(PERIOD);
         loop {
             ticks.tick().await;
-            let drained = session.drain(|seen| match each(Told::Frame(&seen)) {
-                Ok(true) => ControlFlow::Continue(()),
-                Ok(false) => ControlFlow::Break(Ok(())),
-                Err(error) => ControlFlow::Break(Err(error)),
-            });
-            each(Told::NoMore)?;
-            match drained {
-                ControlFlow::Break(result) => return result,
-                ControlFlow::Continue(()) if end.is_some_and(|end| Instant::now() >= end) => return Ok(()),
-                ControlFlow::Continue(()) => {}
+            if look()? || end.is_some_and(|end| Instant::now() >= end) {
+                return Ok(());
             }
         }
     };
     match interruptible(work).await? {
         Ended::By(result) => result,
-        Ended::Signal(_) => Ok(()),
+        Ended::Signal(_) => look().map(drop),
     }
 }
 

@@ -1,8 +1,13 @@
 //! `veth up`.
 
-use std::{cell::Cell, process::ExitCode};
+use std::{
+    cell::Cell,
+    panic::{AssertUnwindSafe, resume_unwind},
+    process::ExitCode,
+};
 
 use anyhow::{Context as _, Result};
+use futures_util::FutureExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{options::TopologyArgs, print, progress::Bar};
@@ -32,25 +37,39 @@ pub(super) struct Args {
 
 pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
     let topology = args.topology.topology()?;
-    super::require_root("up")?;
+    super::privilege::require("up")?;
     let begun = Cell::new(false);
-    match interruptible(bring_up(&args.topology, roots, &topology, &begun)).await? {
-        Ended::By(result) => {
-            let pods = topology.pods.len();
-            match result? {
-                Outcome::Made => print(&format!("{} is up: {pods} pods\n", topology.name))?,
-                Outcome::Changed => print(&format!("{} is changed: {pods} pods\n", topology.name))?,
-                Outcome::Repaired => print(&format!("{} is whole again: {pods} pods\n", topology.name))?,
-                Outcome::AlreadyUp => print(&format!("{} is up already: {pods} pods\n", topology.name))?,
-            }
-            Ok(ExitCode::SUCCESS)
+    let undo = async |why: &str| {
+        if begun.get() {
+            log::warn!("{why}; undoing what was done");
+            uninterrupted(topology::undo(roots, &topology.name, &Bar::new())).await??;
         }
-        Ended::Signal(signal) => {
-            if begun.get() {
-                log::warn!("interrupted; undoing what was done");
-                uninterrupted(topology::undo(roots, &topology.name, &Bar::new())).await??;
+        Ok::<(), anyhow::Error>(())
+    };
+    let work = interruptible(bring_up(&args.topology, roots, &topology, &begun));
+    match AssertUnwindSafe(work).catch_unwind().await {
+        Ok(ended) => match ended? {
+            Ended::By(result) => {
+                let pods = topology.pods.len();
+                match result? {
+                    Outcome::Made => print(&format!("{} is up: {pods} pods\n", topology.name))?,
+                    Outcome::Upgraded => print(&format!("{} is upgraded: {pods} pods\n", topology.name))?,
+                    Outcome::Changed => print(&format!("{} is changed: {pods} pods\n", topology.name))?,
+                    Outcome::Repaired => print(&format!("{} is whole again: {pods} pods\n", topology.name))?,
+                    Outcome::AlreadyUp => print(&format!("{} is up already: {pods} pods\n", topology.name))?,
+                }
+                Ok(ExitCode::SUCCESS)
             }
-            Ok(signal.exit_code())
+            Ended::Signal(signal) => {
+                undo("interrupted").await?;
+                Ok(signal.exit_code())
+            }
+        },
+        Err(panic) => {
+            if let Err(error) = undo("this is a bug").await {
+                log::error!("{error:#}");
+            }
+            resume_unwind(panic)
         }
     }
 }

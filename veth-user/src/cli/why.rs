@@ -62,7 +62,7 @@ struct Output<'a> {
 }
 
 pub(super) async fn main(args: Args, roots: &Roots) -> Result<ExitCode> {
-    super::require_root("why")?;
+    super::privilege::require("why")?;
     let Args { source, destination, probe, json } = args;
     let answer = why(roots, &source, &destination).await?;
     let seen = if probe { Some(send(roots, &source, answer.address).await?) } else { None };

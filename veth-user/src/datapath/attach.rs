@@ -14,7 +14,7 @@ use aya::programs::{
 };
 
 use super::{
-    Datapath, Error, Hook, Place, link_error,
+    Datapath, Error, Hook, Place, check_look_up, link_error,
     load::{COUNT, INGRESS, XDP, count},
     pin_error,
     pins::remove_pin,
@@ -146,6 +146,8 @@ fn tcx_chain(link: &str, direction: TcAttachType) -> Result<Vec<Attached>, Error
         name: program.name_as_str().unwrap_or_default().to_owned(),
         position: None,
     };
+    let action = format!("list the TCX programs on {link}");
+    check_look_up(&action)?;
     let mut tries = 0;
     loop {
         let error = match SchedClassifier::query_tcx(link, direction) {
@@ -162,7 +164,7 @@ fn tcx_chain(link: &str, direction: TcAttachType) -> Result<Vec<Attached>, Error
         // A program may go between the list and the look at it.
         tries += 1;
         if tries == QUERY_TRIES {
-            return Err(Error::program(format!("list the TCX programs on {link}"), INGRESS, error));
+            return Err(Error::program(action, INGRESS, error));
         }
     }
 }
@@ -188,11 +190,11 @@ impl Datapath {
         link: &Link,
     ) -> Result<(), Error> {
         let there = attached(netlink, link).await?;
-        let program = self.program_id(hook)?;
-        let replaceable = |attached: &&Attached| {
-            attached.hook == hook
-                && (attached.program == Some(program) || self.pins.link(&link.name).exists())
-        };
+        let pin = self.pins.link(&link.name);
+        self.pins.adopt(&pin)?;
+        let is_ours = |program: Option<u32>| program.is_some_and(|program| self.programs.contains(&program));
+        let replaceable =
+            |attached: &&Attached| attached.hook == hook && (is_ours(attached.program) || pin.exists());
         let second = |attached: &&Attached| attached.is_named_ours() && !replaceable(attached);
         if let Some(Attached { hook, program, .. }) = there.iter().find(second) {
             let (link, hook, program) = (link.name.clone(), *hook, program.unwrap_or_default());
@@ -233,8 +235,15 @@ impl Datapath {
                 netlink.put_filter(link.index, Direction::Ingress, position(place), fd.as_fd(), COUNT).await;
             return Ok(put?);
         }
+        self.pins.adopt(pin)?;
+        if let Ok(there) = pinned::<SchedClassifierLink>(pin, &action)
+            && program.attach_to_link(there).is_ok()
+        {
+            return Ok(());
+        }
         // A look at it may have found it gone from the link, so that its pin is worth nothing.
         remove_pin(pin)?;
+        check_look_up(&action)?;
         let options = || TcAttachOptions::TcxOrder(order(place));
         let attached = namespace.run(|| {
             let id = program.attach_with_options(&link.name, TcAttachType::Ingress, options())?;
@@ -253,6 +262,7 @@ impl Datapath {
             let pinned: SchedClassifierLink = pinned(&path, &action)?;
             return program.attach_to_link(pinned).map(drop).map_err(failed);
         }
+        check_look_up(&action)?;
         let options = TcAttachOptions::TcxOrder(order(place));
         let id = program.attach_with_options(&link.name, TcAttachType::Ingress, options).map_err(failed)?;
         let attached = program.take_link(id).map_err(failed)?;
@@ -308,15 +318,16 @@ where
     attached.pin(&path).map(drop).map_err(|source| pin_error("pin the link", path, source))
 }
 
-/// Takes our filter off a link that is not ours to delete. The qdisc stays: others may come to use it, and an empty
-/// one does nothing. Succeeds if there is none.
+/// Takes our filter, one of these programs, off a link that is not ours to delete. The qdisc stays: others may come to use
+/// it, and an empty one does nothing. Succeeds if there is none.
 ///
 /// # Errors
 ///
 /// When the kernel refuses.
-pub async fn detach_clsact(netlink: &Netlink, link: &Link, program: u32) -> Result<(), Error> {
+pub async fn detach_clsact(netlink: &Netlink, link: &Link, programs: &[u32]) -> Result<(), Error> {
     for filter in netlink.filters(link.index, Direction::Ingress).await? {
-        if filter.position.handle == HANDLE && filter.program == Some(program) {
+        let is_ours = filter.program.is_some_and(|program| programs.contains(&program));
+        if filter.position.handle == HANDLE && is_ours {
             netlink.delete_filter(link.index, filter.position).await?;
         }
     }

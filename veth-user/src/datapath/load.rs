@@ -1,6 +1,7 @@
 //! Loading: the object becomes programs and maps, pinned under the topology's name.
 
 use std::{
+    fs,
     os::fd::{AsFd as _, AsRawFd as _},
     path::PathBuf,
 };
@@ -12,8 +13,13 @@ use aya::{
 };
 use veth_common::{FDB_PLACES_PER_SLOT, SOURCES_PER_SLOT};
 
-use super::{Error, Hook, counters::processors, map_error, object, pins::Pins};
-use crate::{state::Roots, topology::model::LogLevel};
+use super::{
+    Error, Hook,
+    counters::parts,
+    map_error, object, pin_error,
+    pins::{Pins, remove_pin},
+};
+use crate::{hooks, state::Roots, topology::model::LogLevel};
 
 /// The TC ingress program, as the object names it.
 pub const INGRESS: &str = "veth_ingress";
@@ -82,6 +88,13 @@ pub struct LoadOptions {
     pub set_packet_host: bool,
 }
 
+impl LoadOptions {
+    /// What programs are told that does not depend on the maps.
+    fn constants(self) -> (u32, u8) {
+        (u32::from(self.set_packet_host), log_level(self.log))
+    }
+}
+
 /// The fewest slots that maps get: they take 75 KiB, and 480 KiB for each processor.
 const SLOTS_MIN: u32 = 256;
 
@@ -99,11 +112,10 @@ pub fn capacity(slots: u32) -> u32 {
 /// When there is no object, or the kernel refuses it.
 pub fn load(roots: &Roots, topology: &str, options: &LoadOptions) -> Result<(), Error> {
     let capacity = options.slots;
-    let cpus = processors()?;
+    let counter_parts = parts()?;
     let mask = capacity - 1;
     let shift = fdb_shift(capacity * FDB_PLACES_PER_SLOT);
-    let set_packet_host = u32::from(options.set_packet_host);
-    let log_level = log_level(options.log);
+    let (set_packet_host, log_level) = options.constants();
     let mut loader = loader()?;
     loader
         .override_global("PORTS_MASK", &mask, true)
@@ -115,7 +127,7 @@ pub fn load(roots: &Roots, topology: &str, options: &LoadOptions) -> Result<(), 
         let each = match map {
             FDB => FDB_PLACES_PER_SLOT,
             SOURCES => SOURCES_PER_SLOT,
-            COUNTERS => cpus,
+            COUNTERS => counter_parts,
             _ => 1,
         };
         loader.map_max_entries(map, capacity * each);
@@ -129,12 +141,55 @@ pub fn load(roots: &Roots, topology: &str, options: &LoadOptions) -> Result<(), 
             Some(program) => program.pin(&path),
             None => continue,
         };
-        pinned.map_err(|source| super::pin_error("pin the program", path, source))?;
+        pinned.map_err(|source| pin_error("pin the program", path, source))?;
     }
     for name in MAPS {
         let path = pins.map(name);
         let map = ebpf.map(name).ok_or_else(|| Error::BadObject(format!("it has no map {name}")))?;
-        map.pin(&path).map_err(|source| super::pin_error("pin the map", path, source))?;
+        map.pin(&path).map_err(|source| pin_error("pin the map", path, source))?;
+    }
+    Ok(())
+}
+
+/// Loads the programs of the embedded object on the maps that are pinned, and lets them take the place of those that
+/// are pinned there. What is attached stays so until it is attached again.
+///
+/// # Errors
+///
+/// When the maps are not there, or the kernel refuses a program; nothing is changed then.
+pub fn reload(pins: &Pins, options: &LoadOptions) -> Result<(), Error> {
+    let shared = Shared::open(pins)?;
+    let (set_packet_host, log_level) = options.constants();
+    let mut loader = loader()?;
+    shared.tell(&mut loader);
+    loader.override_global("SET_PACKET_HOST", &set_packet_host, true).override_global(
+        aya_log::LEVEL,
+        &log_level,
+        true,
+    );
+    let mut ebpf = load_object(&mut loader)?;
+    for &name in programs(options.hook) {
+        load_program(&mut ebpf, name)?;
+    }
+    for &name in programs(options.hook) {
+        let (path, next) = (pins.program(name), pins.next_program(name));
+        remove_pin(&next)?;
+        let pinned = match ebpf.program_mut(name) {
+            Some(program) => program.pin(&next),
+            None => continue,
+        };
+        pinned.map_err(|source| pin_error("pin the program", next.clone(), source))?;
+        // Ours by this name as long as a link may carry it.
+        if let Some(id) = pins.program_id(name) {
+            let former = pins.former_program(id);
+            // That of somebody who was killed here.
+            remove_pin(&former)?;
+            let kept = fs::hard_link(&path, &former);
+            kept.map_err(|source| Error::Pin { action: "keep the program at", path: former, source })?;
+            hooks::step();
+        }
+        let moved = fs::rename(&next, &path);
+        moved.map_err(|source| Error::Pin { action: "replace the program", path, source })?;
     }
     Ok(())
 }
@@ -282,7 +337,7 @@ pub fn verify(hook: Hook) -> Result<Vec<Verified>, Error> {
 /// Whether a program was compiled to machine code, as its descriptor says.
 fn is_compiled(info: &ProgramInfo) -> Option<bool> {
     let program = info.fd().ok()?;
-    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_fd().as_raw_fd())).ok()?;
+    let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_fd().as_raw_fd())).ok()?;
     Some(text.lines().find_map(|line| line.strip_prefix("prog_jited:"))?.trim() == "1")
 }
 
@@ -315,7 +370,7 @@ pub(super) fn loader() -> Result<EbpfLoader<'static>, Error> {
 }
 
 pub(super) fn load_object(loader: &mut EbpfLoader<'_>) -> Result<Ebpf, Error> {
-    loader.load(object::OBJECT).map_err(|source| match source {
+    loader.load(object::bytes()).map_err(|source| match source {
         EbpfError::MapError(MapError::CreateError { name, io_error }) => {
             Error::kernel(format!("make the map {name}"), io_error)
         }

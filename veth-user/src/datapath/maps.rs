@@ -8,18 +8,20 @@ use aya::{
     programs::{SchedClassifier, Xdp},
 };
 use aya_obj::programs::XdpAttachType;
-use veth_common::{FdbEntry, FdbKey, LAYOUT_VERSION, Port, SourceKey, Target};
+use veth_common::{FdbEntry, FdbKey, Port, SourceKey, Target};
 
 use super::{
     Counters, Error, Hook,
     load::{FDB, INGRESS, PORTS, SOURCES, XDP, fdb_shift, programs, targets},
-    map_error,
+    map_error, object,
     pins::Pins,
 };
 
 /// The pinned programs and maps of one topology. They outlive this value: it only holds handles.
 pub struct Datapath {
     pub(super) pins: Pins,
+    /// The numbers of programs that are ours to replace.
+    pub(super) programs: Vec<u32>,
     classifier: SchedClassifier,
     xdp: Option<Xdp>,
     ports: Array<MapData, Port>,
@@ -61,11 +63,18 @@ impl Datapath {
             fdb_overflow: typed(Map::HashMap(open_pinned::<FdbKey, Target>(&pins.map("FDB_OVERFLOW"))?))?,
             sources: typed(Map::HashMap(open_pinned::<SourceKey, u8>(&pins.map(SOURCES))?))?,
             counters: Counters::open(&pins)?,
+            programs: pins.all_programs(),
             pins,
             classifier,
             xdp,
             targets,
         })
+    }
+
+    /// Where it is pinned.
+    #[must_use]
+    pub const fn pins(&self) -> &Pins {
+        &self.pins
     }
 
     /// The TC program.
@@ -76,15 +85,6 @@ impl Datapath {
     /// The XDP program.
     pub(super) fn xdp(&mut self) -> Result<&mut Xdp, Error> {
         self.xdp.as_mut().ok_or(Error::NotLoaded)
-    }
-
-    /// The number of the program for a hook.
-    pub(super) fn program_id(&self, hook: Hook) -> Result<u32, Error> {
-        let (name, info) = match &self.xdp {
-            Some(xdp) if hook.is_xdp() => (XDP, xdp.info()),
-            _ => (INGRESS, self.classifier.info()),
-        };
-        info.map(|info| info.id()).map_err(|source| Error::program(format!("identify {name}"), name, source))
     }
 
     /// Tells the programs of a port. Its place is chosen by its interface index; where that is taken, it goes
@@ -292,7 +292,7 @@ pub(super) fn open_pinned<K: Pod, V: Pod>(path: &Path) -> Result<MapData, Error>
         if found != expected {
             return Err(Error::MapLayout {
                 path: path.to_owned(),
-                layout: LAYOUT_VERSION,
+                layout: object::layout(),
                 what,
                 found,
                 expected,

@@ -21,11 +21,11 @@ use aya::{
     programs::{ProgramError, links::LinkError},
 };
 
-pub use counters::Counters;
+pub use counters::{Counters, wait_for_programs};
 pub use hook::{Hook, Place, Redirect};
 pub use load::{
     INGRESS, LoadOptions, NULL_PASS, NULL_REDIRECT, NULL_XDP, Verified, XDP, capacity, load,
-    load_null_redirect, null, null_redirect, programs, uncounted, verify, verify_xdp_attach,
+    load_null_redirect, null, null_redirect, programs, reload, uncounted, verify, verify_xdp_attach,
 };
 pub use maps::Datapath;
 pub use null_redirect::NullRedirect;
@@ -142,6 +142,15 @@ pub enum Error {
     /// The state folder, where a mount of ours is noted, could not be used.
     #[error(transparent)]
     State(#[from] crate::state::Error),
+    /// A map has no room for another entry.
+    #[error(
+        "{action}: the map is full; its size follows from the number of ports, by which `veth down` and `veth up` make it \
+         anew: declare fewer addresses, or more than one topology"
+    )]
+    MapFull {
+        /// What was being done, to what.
+        action: String,
+    },
     /// The verifier refused a program.
     #[error("the kernel refused the program {program}: {reason} (the whole log with -vv)")]
     Refused {
@@ -172,12 +181,21 @@ impl Error {
             ProgramError::LoadError { io_error, verifier_log } => {
                 let log = verifier_log.to_string();
                 ::log::debug!("verifier log of {program}:\n{log}");
-                let reason = verifier_reason(&log).map_or_else(|| io_error.to_string(), str::to_owned);
-                Self::Refused { program: program.to_owned(), reason }
+                match verifier_reason(&log) {
+                    Some(reason) => Self::Refused { program: program.to_owned(), reason: reason.to_owned() },
+                    // It had nothing against it: something else was missing.
+                    None => Self::kernel(action, io_error),
+                }
             }
             source => Self::kernel(action, source),
         }
     }
+}
+
+/// Makes sure that a link can be looked up by its name: libc opens a socket for that, and where it gets none it says that
+/// there is no such link.
+fn check_look_up(action: &str) -> Result<(), Error> {
+    Ok(crate::net::check_files(1, action)?)
 }
 
 /// The last line of a verifier log before its statistics.
@@ -199,6 +217,9 @@ pub(crate) fn pin_error(action: &'static str, path: PathBuf, source: PinError) -
 
 fn map_error(action: impl Into<String>, source: MapError) -> Error {
     match source {
+        MapError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::E2BIG) => {
+            Error::MapFull { action: action.into() }
+        }
         MapError::SyscallError(error) => Error::kernel(action, error.io_error),
         source => Error::kernel(action, source),
     }

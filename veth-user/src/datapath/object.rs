@@ -4,14 +4,33 @@ use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 use veth_common::LAYOUT_VERSION;
 
 use super::Error;
+use crate::{hooks, topology::model::hash};
 
 /// The object, or nothing where it was built without one (see `build.rs`). Aligned for the ELF parser.
-pub static OBJECT: &[u8] = {
+static OBJECT: &[u8] = {
     #[repr(C, align(32))]
     struct Aligned<T: ?Sized>(T);
     static ALIGNED: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/veth-ebpf")));
     &ALIGNED.0
 };
+
+/// The object that is loaded.
+#[must_use]
+pub fn bytes() -> &'static [u8] {
+    hooks::object().unwrap_or(OBJECT)
+}
+
+/// The layout of its maps.
+#[must_use]
+pub fn layout() -> u32 {
+    hooks::object().and_then(|bytes| layout_version(bytes).ok()).unwrap_or(LAYOUT_VERSION)
+}
+
+/// What tells it from any other build of the programs.
+#[must_use]
+pub fn id() -> String {
+    format!("{:016x}", hash(&[bytes()]))
+}
 
 /// Checks that there is an object and that it speaks our layout.
 ///
@@ -19,20 +38,16 @@ pub static OBJECT: &[u8] = {
 ///
 /// When it does not; the error says how to build one that does.
 pub fn check() -> Result<(), Error> {
-    check_layout(OBJECT)
+    check_layout(bytes(), layout())
 }
 
 /// Checks any object's layout, read from its `VETH_LAYOUT_VERSION`.
-fn check_layout(bytes: &[u8]) -> Result<(), Error> {
+fn check_layout(bytes: &[u8], expected: u32) -> Result<(), Error> {
     if bytes.is_empty() {
         return Err(Error::NoObject);
     }
     let found = layout_version(bytes)?;
-    if found == LAYOUT_VERSION {
-        Ok(())
-    } else {
-        Err(Error::ObjectLayout { found, expected: LAYOUT_VERSION })
-    }
+    if found == expected { Ok(()) } else { Err(Error::ObjectLayout { found, expected }) }
 }
 
 fn layout_version(bytes: &[u8]) -> Result<u32, Error> {
@@ -56,13 +71,13 @@ mod tests {
 
     #[test]
     fn a_missing_object_says_how_to_build_it() {
-        let error = check_layout(&[]).unwrap_err().to_string();
+        let error = check_layout(&[], LAYOUT_VERSION).unwrap_err().to_string();
         assert!(error.contains("cargo xtask build"), "{error}");
     }
 
     #[test]
     fn rubbish_is_refused() {
-        assert!(matches!(check_layout(b"not an object"), Err(Error::BadObject(_))));
+        assert!(matches!(check_layout(b"not an object", LAYOUT_VERSION), Err(Error::BadObject(_))));
     }
 
     #[test]
@@ -71,7 +86,7 @@ mod tests {
         if OBJECT.is_empty() {
             return;
         }
-        check_layout(OBJECT).unwrap();
+        check_layout(OBJECT, LAYOUT_VERSION).unwrap();
         let mut other = OBJECT.to_vec();
         let at = {
             let file = object::File::parse(OBJECT).unwrap();
@@ -80,7 +95,7 @@ mod tests {
             usize::try_from(section.file_range().unwrap().0 + symbol.address()).unwrap()
         };
         other[at..at + 4].copy_from_slice(&(LAYOUT_VERSION + 1).to_ne_bytes());
-        match check_layout(&other) {
+        match check_layout(&other, LAYOUT_VERSION) {
             Err(Error::ObjectLayout { found, expected }) => {
                 assert_eq!((found, expected), (LAYOUT_VERSION + 1, LAYOUT_VERSION));
             }

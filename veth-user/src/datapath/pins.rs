@@ -12,13 +12,13 @@ use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
-use veth_common::LAYOUT_VERSION;
 
 use super::{
     Error, Hook,
-    load::{MAPS, programs},
+    load::{COUNTERS, MAPS, programs},
+    object,
 };
-use crate::state::{DEFAULT_PIN_DIR, Roots};
+use crate::state::{DEFAULT_PIN_DIR, Roots, check_folder};
 
 /// Where a bpffs belongs.
 pub const BPFFS: &str = "/sys/fs/bpf";
@@ -42,12 +42,15 @@ impl Pins {
     ///
     /// When the folder cannot be made.
     pub(super) fn create(roots: &Roots, topology: &str) -> Result<Self, Error> {
-        let pins = Self::new(roots, LAYOUT_VERSION, topology);
+        let pins = Self::new(roots, object::layout(), topology);
+        // A bpffs is open to all, so that somebody may have been faster.
+        check_folder(&roots.pins)?;
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&pins.folder)
             .map_err(pin_error("make the folder", &pins.folder))?;
+        check_folder(&pins.folder)?;
         Ok(pins)
     }
 
@@ -69,6 +72,56 @@ impl Pins {
         ProgramInfo::from_pin(self.program(name)).ok().map(|info| info.id())
     }
 
+    /// Where a program is pinned until it has taken the place of that which is there.
+    pub(super) fn next_program(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("next_{name}"))
+    }
+
+    /// Where a program stays pinned that another has taken the place of, as long as it may still be attached.
+    pub(super) fn former_program(&self, id: u32) -> PathBuf {
+        self.folder.join(format!("former_{id}"))
+    }
+
+    /// The numbers of all programs that are pinned here or for another layout of the topology, and of those that they
+    /// have taken the place of.
+    #[must_use]
+    pub fn all_programs(&self) -> Vec<u32> {
+        let is_program = |path: &PathBuf| {
+            has_prefix(path, "prog_") || has_prefix(path, "former_") || has_prefix(path, "next_")
+        };
+        let pins = self.layouts().flat_map(|pins| files(&pins.folder)).filter(is_program);
+        pins.filter_map(|path| ProgramInfo::from_pin(path).ok()).map(|info| info.id()).collect()
+    }
+
+    /// Lets go of programs that others have taken the place of, and of those that came to none.
+    ///
+    /// # Errors
+    ///
+    /// When a pin cannot be removed.
+    pub fn forget_former(&self) -> Result<(), Error> {
+        let is_over = |path: &PathBuf| has_prefix(path, "former_") || has_prefix(path, "next_");
+        files(&self.folder).filter(is_over).try_for_each(|path| remove_pin(&path))
+    }
+
+    /// Moves the pin of an attachment here that was made by a veth of another layout. Its frames are decided on all the
+    /// while.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be moved.
+    pub(super) fn adopt(&self, pin: &Path) -> Result<(), Error> {
+        let Some(name) = pin.file_name().filter(|_| !pin.exists()) else { return Ok(()) };
+        let other = self.layouts().map(|pins| pins.folder.join(name)).find(|path| path.exists());
+        other.map_or(Ok(()), |other| fs::rename(&other, pin).map_err(pin_error("move the pin", &other)))
+    }
+
+    /// The same topology's pins of every layout.
+    fn layouts(&self) -> impl Iterator<Item = Self> + use<> {
+        let topology = self.folder.file_name().map(ToOwned::to_owned).unwrap_or_default();
+        let layouts = self.folder.parent().and_then(Path::parent).map(files);
+        layouts.into_iter().flatten().map(move |layout| Self { folder: layout.join(&topology) })
+    }
+
     /// Where the attachment to a link is pinned.
     #[must_use]
     pub fn link(&self, link: &str) -> PathBuf {
@@ -79,6 +132,18 @@ impl Pins {
     #[must_use]
     pub fn inner_link(&self, pod: &str, port: &str) -> PathBuf {
         self.folder.join(format!("link_{pod}:{port}"))
+    }
+
+    /// Whether there are counters.
+    #[must_use]
+    pub fn has_counters(&self) -> bool {
+        self.map(COUNTERS).exists()
+    }
+
+    /// Whether an attachment is pinned.
+    #[must_use]
+    pub fn has_attachments(&self) -> bool {
+        files(&self.folder).any(|path| has_prefix(&path, "link_"))
     }
 
     /// Which pins of maps and programs are missing, where these programs are attached.
@@ -96,6 +161,15 @@ impl Pins {
     }
 }
 
+/// What is in a folder; nothing if there is none.
+fn files(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path())
+}
+
+fn has_prefix(path: &Path, prefix: &str) -> bool {
+    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(prefix))
+}
+
 fn layout_folder(layout: u32) -> String {
     format!("v{layout}")
 }
@@ -105,16 +179,14 @@ fn pin_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Err
     move |source| Error::Pin { action, path, source }
 }
 
-/// Removes one pin. Succeeds if there is none.
+/// Removes one pin. Succeeds if there is none, also where nothing may be removed.
 ///
 /// # Errors
 ///
 /// When it cannot be removed.
 pub fn remove_pin(path: &Path) -> Result<(), Error> {
     match fs::remove_file(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(pin_error("remove the pin", path)(source))
-        }
+        Err(source) if path.symlink_metadata().is_ok() => Err(pin_error("remove the pin", path)(source)),
         _ => Ok(()),
     }
 }
@@ -152,8 +224,24 @@ pub fn topologies(roots: &Roots) -> Vec<String> {
 ///
 /// When a pin cannot be removed.
 pub fn remove_all(roots: &Roots, topology: &str) -> Result<(), Error> {
-    for layout in layouts(roots, topology) {
-        let folder = Pins::new(roots, layout, topology).folder;
+    remove_layouts(roots, topology, |_| true)
+}
+
+/// The same for one layout.
+///
+/// # Errors
+///
+/// When a pin cannot be removed.
+pub fn remove_layout(roots: &Roots, topology: &str, which: u32) -> Result<(), Error> {
+    remove_layouts(roots, topology, |layout| layout == which)
+}
+
+fn remove_layouts(roots: &Roots, topology: &str, which: impl Fn(u32) -> bool) -> Result<(), Error> {
+    for layout in layouts(roots, topology).into_iter().filter(|layout| which(*layout)) {
+        let pins = Pins::new(roots, layout, topology);
+        // First: as long as they can be opened, they can be opened whole.
+        remove_pin(&pins.map(COUNTERS))?;
+        let folder = pins.folder;
         fs::remove_dir_all(&folder).map_err(pin_error("remove", &folder))?;
         // Not empty: others are up.
         let _unused: io::Result<()> = fs::remove_dir(roots.pins.join(layout_folder(layout)));

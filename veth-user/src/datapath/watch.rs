@@ -10,7 +10,7 @@ use aya::{
 use veth_common::watch::{Event, Filter, WATCHED_MAX};
 
 use super::{
-    Error,
+    Error, check_look_up,
     load::{Shared, load_object, load_program, loader},
     map_error,
     pins::Pins,
@@ -105,11 +105,13 @@ impl Watch {
         let Some(Program::SchedClassifier(program)) = self.ebpf.program_mut(name) else {
             return Err(Error::NotLoaded);
         };
+        let action = format!("watch {link}");
+        check_look_up(&action)?;
         let first = TcAttachOptions::TcxOrder(LinkOrder::first());
         program
             .attach_with_options(link, hook, first)
             .map(drop)
-            .map_err(|source| Error::program(format!("watch {link}"), name, source))
+            .map_err(|source| Error::program(action, name, source))
     }
 
     /// The next event and the bytes of its frame, if there is one.

@@ -1,6 +1,6 @@
 //! What `--fix` does: only what is safe and can be taken back by a command, which it tells.
 
-use std::{cell::Cell, fmt, fs};
+use std::{cell::Cell, fmt};
 
 use super::Error;
 use crate::{
@@ -135,7 +135,7 @@ impl Fix {
         match self {
             Self::MountBpffs => {
                 // Where the mount is noted.
-                fs::create_dir_all(&roots.state).map_err(Error::StateFolder)?;
+                roots.make_folder()?;
                 let mounted = pins::prepare(roots);
                 if mounted.is_err() {
                     roots.remove_folder();

@@ -12,12 +12,10 @@ mod netfilter;
 mod port;
 mod topologies;
 
-use std::io;
-
 use serde::Serialize;
 
 use crate::{
-    datapath,
+    datapath, hooks,
     net::{self, Netlink, Netns, capability::Capabilities},
     probe,
     state::{self, Roots},
@@ -48,9 +46,6 @@ pub enum Error {
     /// From a topology.
     #[error(transparent)]
     Topology(#[from] Box<topology::Error>),
-    /// The state folder could not be made.
-    #[error("make the state folder")]
-    StateFolder(#[source] io::Error),
 }
 
 /// How bad something is.
@@ -191,6 +186,7 @@ pub async fn run(roots: &Roots, fix: bool) -> Result<Vec<Finding>, Error> {
         let twice = done.iter().any(|(other, _)| other.repair.as_ref() == Some(repair));
         if !twice {
             done.push((finding.clone(), repair.apply(roots).await));
+            hooks::step();
         }
     }
     if done.is_empty() {
@@ -244,6 +240,8 @@ pub fn worst(findings: &[Finding]) -> Level {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
 
     #[test]

@@ -9,6 +9,10 @@ const STATUS: &str = "/proc/thread-self/status";
 /// A capability that something of ours needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capability {
+    /// Files of others.
+    DacOverride = 1,
+    /// Hearing of other namespaces.
+    NetBroadcast = 11,
     /// Links, addresses, qdiscs, attachments.
     NetAdmin = 12,
     /// Packet sockets.
@@ -28,6 +32,8 @@ impl Capability {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::DacOverride => "CAP_DAC_OVERRIDE",
+            Self::NetBroadcast => "CAP_NET_BROADCAST",
             Self::NetAdmin => "CAP_NET_ADMIN",
             Self::NetRaw => "CAP_NET_RAW",
             Self::SysAdmin => "CAP_SYS_ADMIN",

@@ -24,9 +24,14 @@ pub const MERGED_MAX: u32 = 65_536;
 /// The largest MTU of a veth.
 pub const MTU_MAX: u32 = 65_535;
 
-/// `IFLA_BRPORT_LEARNING` and `IFLA_BRPORT_MCAST_FLOOD` of `linux/if_link.h`.
+/// `IFLA_BRPORT_LEARNING`, `IFLA_BRPORT_GROUP_FWD_MASK` and `IFLA_BRPORT_MCAST_FLOOD` of `linux/if_link.h`.
 const BRPORT_LEARNING: u16 = 8;
+const BRPORT_GROUP_FORWARD: u16 = 31;
 const BRPORT_MCAST_FLOOD: u16 = 27;
+
+/// The addresses 01:80:c2:00:00:0X that a bridge port forwards as it does any other group's: all but that of pause
+/// frames, which the kernel drops (`BR_GROUPFWD_MACPAUSE`).
+const FORWARDED_GROUPS: u16 = !(1 << 1);
 
 /// One end of a veth pair to be made.
 #[derive(Clone, Copy, Debug)]
@@ -338,17 +343,19 @@ impl Netlink {
     ///
     /// `EXFULL` when the bridge has its 1,023 ports.
     pub async fn join_bridge(&self, index: u32, bridge: u32, takes_multicast: bool) -> Result<()> {
-        self.join_bridge_learning(index, bridge).await?;
-        self.set_bridge_port(index, &[(BRPORT_LEARNING, false), (BRPORT_MCAST_FLOOD, takes_multicast)]).await
+        self.join(index, bridge).await?;
+        let flags = [flag(BRPORT_LEARNING, false), flag(BRPORT_MCAST_FLOOD, takes_multicast)];
+        self.set_bridge_port(index, flags.into_iter().chain([forwarded_groups()])).await
     }
 
     /// As `bridge link set` does it, and not `ip link set type bridge_slave`: that would tell everybody of the link as
     /// a whole, and for that the kernel looks for the number of the pod's namespace among all others.
-    async fn set_bridge_port(&self, index: u32, settings: &[(u16, bool)]) -> Result<()> {
-        let setting = |(kind, on): &(u16, bool)| {
-            LinkProtoInfoBridge::Other(DefaultNla::new(*kind, vec![u8::from(*on)]))
-        };
-        let settings = settings.iter().map(setting).collect();
+    async fn set_bridge_port(
+        &self,
+        index: u32,
+        settings: impl IntoIterator<Item = LinkProtoInfoBridge>,
+    ) -> Result<()> {
+        let settings = settings.into_iter().collect();
         let mut message = by_index(index, vec![LinkAttribute::ProtoInfoBridge(settings)]);
         message.header.interface_family = AddressFamily::Bridge;
         self.change(&format!("set up the bridge port {index}"), RouteNetlinkMessage::SetLink(message)).await
@@ -360,7 +367,7 @@ impl Netlink {
     ///
     /// When the link is no bridge port.
     pub async fn set_multicast_flood(&self, index: u32, on: bool) -> Result<()> {
-        self.set_bridge_port(index, &[(BRPORT_MCAST_FLOOD, on)]).await
+        self.set_bridge_port(index, [flag(BRPORT_MCAST_FLOOD, on)]).await
     }
 
     /// Makes a link a plain port of a bridge, which learns who is behind it, and sets it up.
@@ -369,6 +376,11 @@ impl Netlink {
     ///
     /// `EXFULL` when the bridge has its 1,023 ports.
     pub async fn join_bridge_learning(&self, index: u32, bridge: u32) -> Result<()> {
+        self.join(index, bridge).await?;
+        self.set_bridge_port(index, [forwarded_groups()]).await
+    }
+
+    async fn join(&self, index: u32, bridge: u32) -> Result<()> {
         let mut join = up(index);
         join.attributes.push(LinkAttribute::Controller(bridge));
         self.change(
@@ -405,6 +417,18 @@ impl Netlink {
             result => result,
         }
     }
+}
+
+fn flag(kind: u16, on: bool) -> LinkProtoInfoBridge {
+    LinkProtoInfoBridge::Other(DefaultNla::new(kind, vec![u8::from(on)]))
+}
+
+/// A bridge does not forward what is for an address reserved by IEEE 802.1Q (8.6.3), as LLDP is. Instead it leaves such
+/// a frame, whatever is in it, to the stack of the host as if its port were no port: a way from any pod into a host
+/// that is not on the bridge at all. Forwarded, it comes up at the bridge itself, like the rest.
+/// `br_handle_frame` in `net/bridge/br_input.c`.
+fn forwarded_groups() -> LinkProtoInfoBridge {
+    LinkProtoInfoBridge::Other(DefaultNla::new(BRPORT_GROUP_FORWARD, FORWARDED_GROUPS.to_ne_bytes().to_vec()))
 }
 
 fn up(index: u32) -> LinkMessage {

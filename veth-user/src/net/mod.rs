@@ -6,6 +6,7 @@ pub mod bridge;
 pub mod capability;
 pub mod counters;
 pub mod ethtool;
+pub mod events;
 pub mod forwarding;
 pub mod link;
 pub mod neighbour;
@@ -18,7 +19,7 @@ pub mod route;
 pub mod sysctl;
 pub mod tc;
 
-use std::io;
+use std::{fs::File, io};
 
 pub use netlink::Netlink;
 pub use netns::Netns;
@@ -49,3 +50,14 @@ impl Error {
 
 /// The result of a change to the operating system.
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// Makes sure that so many files could be opened at once, for what would fail half-way without them, or in a way that says
+/// nothing of it.
+///
+/// # Errors
+///
+/// When they could not.
+pub fn check_files(count: usize, action: &str) -> Result<()> {
+    let files: io::Result<Vec<File>> = (0..count).map(|_| File::open("/proc/self")).collect();
+    files.map(drop).map_err(|source| Error::new(action, source))
+}

@@ -5,7 +5,10 @@
 
 use std::{
     env, fs, io,
-    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
+    os::unix::{
+        ffi::OsStrExt as _,
+        fs::{DirBuilderExt as _, MetadataExt as _},
+    },
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
@@ -162,7 +165,11 @@ impl Ovs {
 
     fn start_with(&self, programs: &Programs) -> Result<()> {
         let Self { folder } = self;
-        fs::create_dir_all(folder)
+        // Whoever reaches its sockets commands the switch.
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
             .map_err(|source| Error::new(format!("make the folder {}", folder.display()), source))?;
         let database = self.file(DATABASE);
         if !database.exists() {

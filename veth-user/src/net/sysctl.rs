@@ -7,6 +7,7 @@ use std::{
     cell::OnceCell,
     fs::{self, File},
     io::{self, Write as _},
+    os::fd::AsRawFd as _,
     path::{Component, Path, PathBuf},
     sync::OnceLock,
 };
@@ -42,6 +43,18 @@ pub fn make_router_end(link: &str) -> Result<()> {
         write_ipv6(link, key, value)?;
     }
     write(&format!("net/ipv4/conf/{link}/rp_filter"), "1")
+}
+
+/// Keeps the host from hearing IPv4 at a link without addresses that is no port of a bridge: from no sender is anything to be
+/// expected there, and nobody is answered who asks for an address. Only what comes from 0.0.0.0 for all is still heard, as
+/// DHCP is by whoever listens at every link.
+///
+/// # Errors
+///
+/// When a value cannot be written.
+pub fn deafen(link: &str) -> Result<()> {
+    write(&format!("net/ipv4/conf/{link}/rp_filter"), "1")?;
+    write(&format!("net/ipv4/conf/{link}/arp_ignore"), "8")
 }
 
 /// Makes addresses of the calling thread's namespace usable at once: no duplicate address detection.
@@ -144,6 +157,73 @@ pub fn set_forwarding(wanted: Forwarding) -> Result<()> {
     }
     if ipv6 != before.ipv6 && has_ipv6() {
         write(FORWARD_IPV6, digit(ipv6))?;
+    }
+    Ok(())
+}
+
+/// What a namespace forwards, with what the kernel changes along where that is changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Before {
+    /// Between all its links.
+    pub forwarding: Forwarding,
+    /// Values that are not what not forwarding makes them, by name: links that forward all the same, and redirects that
+    /// are not listened to.
+    pub along: Vec<(String, String)>,
+}
+
+/// What the calling thread's namespace forwards, to be restored.
+///
+/// # Errors
+///
+/// When a value may not be read.
+pub fn before_forwarding() -> Result<Before> {
+    const REDIRECTS: &str = "net/ipv4/conf/all/accept_redirects";
+    let forwarding = forwarding()?;
+    let mut along = Vec::new();
+    if !forwarding.ipv4 {
+        along.extend(forwarding_links("net/ipv4/conf")?);
+        // Turned off by who forwards, and on by who does not (`inet_forward_change` in `net/ipv4/devinet.c`).
+        along
+            .extend(read(REDIRECTS)?.filter(|value| value != "1").map(|value| (REDIRECTS.to_owned(), value)));
+    }
+    if !forwarding.ipv6 && has_ipv6() {
+        along.extend(forwarding_links("net/ipv6/conf")?);
+    }
+    Ok(Before { forwarding, along })
+}
+
+/// The links, and the default of those to come, that forward below a folder of values, with what says so.
+fn forwarding_links(folder: &str) -> Result<Vec<(String, String)>> {
+    let path = Path::new("/proc/sys").join(folder);
+    let failed = |source| Error::new(format!("read {}", path.display()), source);
+    // Opened once: see `write_ipv6`.
+    let opened = File::open(&path).map_err(failed)?;
+    let below = PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()));
+    let mut links = Vec::new();
+    for link in fs::read_dir(&below).map_err(failed)? {
+        let link = link.map_err(failed)?.file_name();
+        // One that has gone meanwhile does not forward.
+        let value = fs::read_to_string(below.join(&link).join("forwarding")).unwrap_or_default();
+        if link != "all" && !["", "0"].contains(&value.trim()) {
+            links.push((format!("{folder}/{}/forwarding", link.display()), value.trim().to_owned()));
+        }
+    }
+    Ok(links)
+}
+
+/// Lets the calling thread's namespace forward what it did.
+///
+/// # Errors
+///
+/// When a value cannot be written.
+pub fn restore_forwarding(before: &Before) -> Result<()> {
+    let Before { forwarding, along } = before;
+    set_forwarding(*forwarding)?;
+    for (key, value) in along {
+        // A link that has gone has none.
+        if read(key)?.is_some() {
+            ensure(key, value)?;
+        }
     }
     Ok(())
 }

@@ -131,10 +131,12 @@ impl Snapshot {
 fn read(counters: &Counters, slot: u32) -> Result<(PortCounters, Vec<Tally>), datapath::Error> {
     let mut sum = PortCounters::default();
     let mut cpus = Vec::new();
-    for cpu in counters.read_each(slot)? {
+    let (each, carried) = counters.read_each(slot)?;
+    for cpu in each {
         cpus.push(cpu.received());
         sum.add(&cpu);
     }
+    sum.add(&carried);
     Ok((sum, cpus))
 }
 

@@ -14,15 +14,18 @@ use super::{
     entries::{fdb_key, mode, port_entry, target},
     features,
     model::{Bridge, Cable, CableEnd},
+    observe,
     ownership::Ownership,
     plan::{Gone, Step},
     teardown::{self, hurry, stop_hurrying},
     up::Progress,
+    upgrade,
 };
 use crate::{
     datapath::{
         self, Datapath, Hook, LoadOptions, Redirect,
         attach::InnerEnd,
+        object,
         pins::{self, Pins},
     },
     hooks,
@@ -40,8 +43,9 @@ use crate::{
     state::{Record, Roots},
 };
 
-/// How long a link may take to carry frames after it was set up. It is a few milliseconds.
-const READY_MAX: Duration = Duration::from_secs(10);
+/// How long a link may take to carry frames after it was set up. It is a few milliseconds, unless others keep the kernel busy
+/// with links: it looks at them in turn.
+const READY_MAX: Duration = Duration::from_mins(1);
 
 /// How often that is looked at.
 const READY_POLL: Duration = Duration::from_millis(1);
@@ -84,7 +88,7 @@ async fn perform(
     };
     let attachments = |step: &&Step| matches!(step, Step::Attach { .. } | Step::RemovePort(_));
     let attachments = steps.iter().filter(attachments).count();
-    hurry(roots, attachments).map_err(failed("hurry grace periods"))?;
+    hurry(roots, attachments);
     if steps.iter().any(|step| matches!(step, Step::Namespace { .. })) {
         netns::share_names().map_err(Error::from).map_err(failed("prepare the names of namespaces"))?;
     }
@@ -99,18 +103,13 @@ async fn perform(
         datapath: None,
         links: HashMap::new(),
         is_bulk: record.before.is_none() && topology.ports().count() > QUIET_PORTS,
+        is_migrating: steps.contains(&Step::Migrate),
         touched: HashSet::new(),
         changed_features: Vec::new(),
     };
-    for step in steps {
-        let description = step.describe(topology, record.selection.hook);
-        progress.step(&description);
-        worker.perform(step).await.map_err(failed(&description.to_string()))?;
-        hooks::step();
-    }
-    let Worker { changed_features, .. } = worker;
-    stop_hurrying(roots).map_err(failed("let grace periods take their time again"))?;
-    Ok(changed_features)
+    let done = worker.perform_all(steps, progress).await;
+    let calm = stop_hurrying(roots).map_err(failed("let grace periods take their time again"));
+    done.and(calm).map(|()| worker.changed_features)
 }
 
 struct Worker<'a> {
@@ -125,6 +124,8 @@ struct Worker<'a> {
     links: HashMap<String, Link>,
     /// Whether so many ports come at once that what their pods say to all when they come up would drown them.
     is_bulk: bool,
+    /// Whether maps come to be that know nothing of ports that are there already.
+    is_migrating: bool,
     /// Pods, by index, with a port that was changed.
     touched: HashSet<usize>,
     /// What the record is to remember of features that were changed.
@@ -132,6 +133,16 @@ struct Worker<'a> {
 }
 
 impl Worker<'_> {
+    async fn perform_all(&mut self, steps: &[Step], progress: &dyn Progress) -> Result<(), (String, Error)> {
+        for step in steps {
+            let description = step.describe(self.topology, self.record.selection.hook);
+            progress.step(&description);
+            self.perform(step).await.map_err(|error| (description.to_string(), error))?;
+            hooks::step();
+        }
+        Ok(())
+    }
+
     async fn perform(&mut self, step: &Step) -> Result<(), Error> {
         let topology = self.topology;
         match step {
@@ -155,6 +166,9 @@ impl Worker<'_> {
             Step::Settle { pod } => self.settle(&topology.pods[*pod]).await,
             Step::Mark => self.mark().await,
             Step::Load => self.load().await,
+            Step::Replace => Ok(datapath::reload(&self.pins(), &self.load_options().await?)?),
+            Step::Migrate => self.migrate().await,
+            Step::Carry => self.carry(),
             Step::Ovs => Ok(self.ovs.start()?),
             Step::Bridge { path } => self.make_bridge(&topology.paths[*path]).await,
             Step::Gateway { path } => self.set_gateway(&topology.paths[*path]).await,
@@ -318,6 +332,10 @@ impl Worker<'_> {
         }
         let host_end = End { name: &port.host_link, mac: port.host_mac };
         self.netlink.add_pair(&pair(host_end, &namespace)).await?;
+        if path.kind == Kind::Ovs {
+            // The switch hears by packet sockets, and the host's own stack beside it.
+            sysctl::deafen(&port.host_link)?;
+        }
         set_ipv6(&port.host_link, if path.kind == Kind::Route { &path.gateway } else { &[] })
     }
 
@@ -437,15 +455,70 @@ impl Worker<'_> {
     }
 
     async fn load(&mut self) -> Result<(), Error> {
-        let Record { topology, selection, capacity, .. } = self.record;
+        let name = &self.topology.name;
         // What is pinned is of paths that have gone since: programs are loaded only where there are none.
-        pins::remove_all(self.roots, &topology.name)?;
+        pins::remove_all(self.roots, name)?;
         pins::prepare(self.roots)?;
+        Ok(datapath::load(self.roots, name, &self.load_options().await?)?)
+    }
+
+    async fn load_options(&self) -> Result<LoadOptions, Error> {
+        let Record { topology, selection, capacity, .. } = self.record;
         let set_packet_host = selection.redirect == Redirect::Peer
             && probe::must_set_packet_host(probe::Kernel::current()?).await?;
-        let options =
-            LoadOptions { slots: *capacity, log: topology.ebpf_log, hook: selection.hook, set_packet_host };
-        Ok(datapath::load(self.roots, &topology.name, &options)?)
+        Ok(LoadOptions { slots: *capacity, log: topology.ebpf_log, hook: selection.hook, set_packet_host })
+    }
+
+    /// Programs and maps of our layout beside the others. Those of an interrupted migration are there already, and may
+    /// be in use, unless they are not whole.
+    async fn migrate(&mut self) -> Result<(), Error> {
+        let (name, options) = (&self.topology.name, self.load_options().await?);
+        if self.is_loaded() {
+            datapath::reload(&self.pins(), &options)?;
+        } else {
+            pins::remove_layout(self.roots, name, object::layout())?;
+            datapath::load(self.roots, name, &options)?;
+        }
+        // What cannot be read later is better known now.
+        for layout in pins::layouts(self.roots, name) {
+            upgrade::with_counters(self.roots, name, (layout, object::layout()), |_, _| Ok(()))?;
+        }
+        Ok(())
+    }
+
+    /// What was counted in maps of other layouts, which go. All programs write to ours by now.
+    fn carry(&mut self) -> Result<(), Error> {
+        let (roots, name, ours) = (self.roots, &self.topology.name, object::layout());
+        let mut record = self.record.clone();
+        let made = record.layout_version;
+        // On another processor a program may just be counting.
+        datapath::wait_for_programs();
+        for layout in pins::layouts(roots, name).into_iter().filter(|layout| ![ours, made].contains(layout)) {
+            // Of an interrupted migration. What was carried over before is put there too, so that what is there is all, and
+            // can be taken from there more than once.
+            upgrade::with_counters(roots, name, (made, layout), |made, other| other.copy_carried(made))?;
+            record.carrying = Some(layout);
+            roots.save(&record)?;
+            upgrade::settle_counts(roots, &mut record)?;
+        }
+        if made != ours {
+            upgrade::with_counters(roots, name, (made, ours), |made, ours| ours.carry(made))?;
+            record.set_build();
+            record.carrying = Some(made);
+            roots.save(&record)?;
+            upgrade::settle_counts(roots, &mut record)?;
+        }
+        Ok(())
+    }
+
+    /// How frames must reach the port with a host end, as it is now.
+    async fn way_to(&mut self, host_link: &str) -> Result<RedirectMode, Error> {
+        let usual = mode(self.record.selection.redirect);
+        if usual == RedirectMode::Host {
+            return Ok(usual);
+        }
+        let hazard = observe::hazard(self.netlink, &self.host_link(host_link).await?).await?;
+        Ok(if hazard.is_some() { RedirectMode::Host } else { usual })
     }
 
     async fn make_bridge(&mut self, path: &Path) -> Result<(), Error> {
@@ -508,8 +581,16 @@ impl Worker<'_> {
     async fn register(&mut self, port: &Port) -> Result<(), Error> {
         let ifindex = self.index(&port.host_link).await?;
         let topology = self.topology;
-        let usual = mode(self.record.selection.redirect);
         let path = topology.path(port);
+        let mut usual = mode(self.record.selection.redirect);
+        if self.is_migrating && path.kind.is_accelerated() {
+            // Of a wire the entry says how the other end is reached.
+            let reached = topology.wire_peer(port).map_or(&port.host_link, |peer| &peer.host_link);
+            // One that is gone is made again later.
+            if self.find_link(reached).await?.is_some() {
+                usual = self.way_to(reached).await?;
+            }
+        }
         // Allowed before it is checked, and no longer allowed after it was.
         let addresses = port.addresses.iter().map(|cidr| cidr.address).chain([port.mac.link_local().into()]);
         let allowed: Vec<IpAddr> = addresses.filter(|_| path.spoof_check).collect();
@@ -617,6 +698,7 @@ impl Worker<'_> {
         let Some(bridge) = &path.bridge else { return Ok(()) };
         sysctl::disable_ipv6(&end.link)?;
         if path.kind == Kind::Ovs {
+            sysctl::deafen(&end.link)?;
             self.netlink.set_up(index).await?;
             return Ok(self.ovs.add_port(&bridge.link, &end.link)?);
         }
@@ -657,7 +739,7 @@ impl Worker<'_> {
         if topology.needs_forwarding() {
             let now = sysctl::forwarding()?;
             if !(now.ipv4 && (now.ipv6 || !sysctl::has_ipv6())) {
-                self.roots.note_forwarding(now)?;
+                self.roots.note_forwarding(&sysctl::before_forwarding()?)?;
                 sysctl::set_forwarding(sysctl::Forwarding { ipv4: true, ipv6: true })?;
             }
         } else {
@@ -720,7 +802,7 @@ impl Worker<'_> {
     }
 
     fn pins(&self) -> Pins {
-        Pins::new(self.roots, self.record.layout_version, &self.topology.name)
+        Pins::new(self.roots, object::layout(), &self.topology.name)
     }
 
     /// Whether programs and maps are there. Where one is missing, all is made again, and nothing has to be taken out

@@ -4,14 +4,14 @@ mod apply;
 mod entries;
 pub mod features;
 pub mod file;
+pub mod follow;
 pub mod model;
 pub mod observe;
 mod ownership;
 pub mod plan;
 mod teardown;
 mod up;
-
-use veth_common::LAYOUT_VERSION;
+mod upgrade;
 
 use crate::{
     datapath, net, probe,
@@ -24,6 +24,7 @@ pub use observe::{Drift, Status, observe};
 pub use teardown::{down, tidy};
 pub(crate) use teardown::{hurry, stop_hurrying};
 pub use up::{Outcome, Plan, Progress, plan as plan_up, undo, up};
+pub use upgrade::upgrade;
 
 /// Why a topology could not be brought up, taken down or looked at.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +50,7 @@ pub enum Error {
     /// The topology belongs to a veth that lays its maps out differently.
     #[error(
         "the topology {name} was made with map layout {found} by veth {version}, and this veth speaks layout \
-         {expected}; use that version, or `veth down {name}` (which works across layouts) and bring it up again"
+         {expected}; `veth upgrade {name}` takes it over without losing a frame"
     )]
     OtherLayout {
         /// The topology.
@@ -60,6 +61,41 @@ pub enum Error {
         expected: u32,
         /// The version that made it.
         version: String,
+    },
+    /// What counters mean has changed between two layouts.
+    #[error(
+        "the counters of the topology {name} are of version {found}, and this veth, which speaks version {expected}, \
+         cannot carry them over; use the veth that made it ({version}), or `veth down {name}` (which works across \
+         layouts) and bring it up again"
+    )]
+    OtherCounters {
+        /// The topology.
+        name: String,
+        /// The version of its counters.
+        found: u32,
+        /// Ours.
+        expected: u32,
+        /// The version that made it.
+        version: String,
+    },
+    /// A command of a veth of another layout was killed half-way.
+    #[error(
+        "a command of veth {version} that changed the topology {name} was killed, and this veth speaks another map \
+         layout; let that version finish it (`veth up`), or `veth down {name}` (which works across layouts)"
+    )]
+    InterruptedElsewhere {
+        /// The topology.
+        name: String,
+        /// The version that made it.
+        version: String,
+    },
+    /// The topology cannot be upgraded in place.
+    #[error("the topology {name} cannot be upgraded in place: {why}; `veth up` makes it again")]
+    NotInPlace {
+        /// The topology.
+        name: String,
+        /// Why not.
+        why: String,
     },
     /// The topology was made in another network namespace than this one.
     #[error(
@@ -190,13 +226,13 @@ pub fn records(roots: &Roots) -> Result<Vec<Record>, Error> {
 ///
 /// When its layout is not ours.
 pub fn check_layout(record: &Record) -> Result<(), Error> {
-    if record.layout_version == LAYOUT_VERSION {
+    if record.is_of_our_layout() {
         return Ok(());
     }
     Err(Error::OtherLayout {
         name: record.topology.name.clone(),
         found: record.layout_version,
-        expected: LAYOUT_VERSION,
+        expected: datapath::object::layout(),
         version: record.veth_version.clone(),
     })
 }

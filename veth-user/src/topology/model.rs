@@ -305,6 +305,9 @@ pub enum Invalid {
         "`{0}` cannot be the name of a {1}: use 1 to {NAME_MAX} of a-z, 0-9 and `-`, beginning with a letter or digit"
     )]
     Name(String, &'static str),
+    /// A name that the kernel would not take, or take for something else: it becomes a part of a path.
+    #[error("`{0}` cannot be the name of {1}")]
+    Unusable(String, &'static str),
     /// Too few or too many pods.
     #[error("a switch takes 2 to {SWITCH_PODS_MAX} pods, not {0}; spread more over several switches")]
     PodCount(usize),
@@ -833,6 +836,13 @@ impl Topology {
         for cable in &self.cables {
             check_name(&cable.name, "link")?;
         }
+        if let Some(pod) = self.pods.iter().find(|pod| !is_namespace_name(&pod.namespace)) {
+            return Err(Invalid::Unusable(pod.namespace.clone(), "a network namespace"));
+        }
+        let inner = self.all_ports().map(|(_, port)| port.name.as_str());
+        if let Some(link) = inner.chain(self.host_links()).find(|link| !is_interface_name(link)) {
+            return Err(Invalid::Unusable(link.to_owned(), "an interface"));
+        }
         let lost = |(_, port): &(&Pod, &Port)| port.path >= self.paths.len();
         if let Some((pod, _)) = self.all_ports().find(lost) {
             return Err(Invalid::NoPath(pod.name.clone()));
@@ -939,6 +949,22 @@ pub fn check_name(name: &str, what: &'static str) -> Result<(), Invalid> {
     if fits { Ok(()) } else { Err(Invalid::Name(name.to_owned(), what)) }
 }
 
+/// Whether a network namespace can have a name: a file's.
+#[must_use]
+pub fn is_namespace_name(name: &str) -> bool {
+    (1..=255).contains(&name.len())
+        && !matches!(name, "." | "..")
+        && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/')
+}
+
+/// Whether an interface can have a name, and nothing else is meant by it.
+#[must_use]
+pub fn is_interface_name(name: &str) -> bool {
+    (1..=link::NAME_MAX).contains(&name.len())
+        && !matches!(name, "." | ".." | "lo" | "all" | "default")
+        && name.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b':' | b'%'))
+}
+
 fn unique(what: &'static str, names: impl Iterator<Item = String>) -> Result<(), Invalid> {
     let mut seen = HashSet::new();
     for name in names {
@@ -967,9 +993,9 @@ fn derive_mac(parts: &[&str]) -> Mac {
 /// FNV-1a, finished with a multiplication so that the high bits depend on every byte. Fixed for ever: names
 /// and addresses of running topologies come from it.
 #[must_use]
-pub fn hash(parts: &[&str]) -> u64 {
+pub fn hash<T: AsRef<[u8]>>(parts: &[T]) -> u64 {
     const PRIME: u64 = 0x0000_0100_0000_01b3;
-    let bytes = parts.iter().flat_map(|part| part.bytes().chain([0]));
+    let bytes = parts.iter().flat_map(|part| part.as_ref().iter().copied().chain([0]));
     let hash =
         bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME));
     (hash ^ hash >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15)

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
-use veth_common::{FdbKey, LAYOUT_VERSION, Mac, Port as PortEntry, RedirectMode, Target};
+use veth_common::{FdbKey, Mac, Port as PortEntry, RedirectMode, Target};
 
 use super::{
     Error, Kind, Path, Pod, Port, Topology,
@@ -84,15 +84,18 @@ pub enum Fault {
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
     faults: HashSet<Fault>,
+    /// Whether other programs run than those of this veth.
+    pub is_outdated: bool,
     /// What an interrupted command was about to turn into something else: anything of it may be there.
-    pub leftover: Option<Topology>,
+    pub leftovers: Vec<Topology>,
 }
 
 impl Observed {
     /// What is wrong, and what an interrupted command left.
     #[must_use]
-    pub fn new(drift: &[Drift], leftover: Option<Topology>) -> Self {
-        Self { faults: drift.iter().map(|drift| drift.fault.clone()).collect(), leftover }
+    pub fn new(drift: &[Drift], leftovers: Vec<Topology>) -> Self {
+        let faults = drift.iter().map(|drift| drift.fault.clone()).collect();
+        Self { faults, is_outdated: false, leftovers }
     }
 
     /// Whether something is wrong in this way.
@@ -200,7 +203,7 @@ pub async fn drift(
         look.routes().await;
     }
     // Of another layout nothing more can be told.
-    if topology.has_programs() && !look.pins.are_hidden() && *layout_version == LAYOUT_VERSION {
+    if topology.has_programs() && !look.pins.are_hidden() && record.is_of_our_layout() {
         let missing = look.pins.missing(selection.hook);
         for path in &missing {
             look.note(Fault::Programs, format!("the pin {} is gone", path.display()));
@@ -662,7 +665,7 @@ pub async fn hazard(netlink: &Netlink, host_end: &Link) -> Result<Option<String>
 }
 
 /// The same, by the links of the pod.
-fn hazard_among(inside: &[Link], host_end: &Link) -> Option<String> {
+pub(super) fn hazard_among(inside: &[Link], host_end: &Link) -> Option<String> {
     let end = inside.iter().find(|link| Some(link.index) == host_end.lower)?;
     let name = &end.name;
     if end.xdp.is_some_and(|xdp| xdp.native) {
@@ -682,7 +685,7 @@ fn hazard_among(inside: &[Link], host_end: &Link) -> Option<String> {
 }
 
 /// A link of the topology in the host's namespace, or what is wrong with it.
-fn our_link<'a>(
+pub(super) fn our_link<'a>(
     links: &HashMap<&str, &'a Link>,
     name: &str,
     alias: &str,
@@ -698,7 +701,7 @@ fn our_link<'a>(
     Ok(link)
 }
 
-fn is_in_bridge(links: &HashMap<&str, &Link>, link: &Link, bridge: &Bridge) -> Result<(), String> {
+pub(super) fn is_in_bridge(links: &HashMap<&str, &Link>, link: &Link, bridge: &Bridge) -> Result<(), String> {
     let index = links.get(bridge.link.as_str()).map(|bridge| bridge.index);
     if index.is_some() && link.controller == index {
         return Ok(());

@@ -16,7 +16,7 @@ use super::{
     model::{Bridge, Cable},
     observe::{Fault, Observed},
 };
-use crate::datapath::Hook;
+use crate::datapath::{Hook, object};
 
 /// One change of the machine. Numbers are indexes into [`Topology::pods`], [`Pod::ports`], [`Topology::paths`] and
 /// [`Topology::cables`] of what is declared; what is to go is carried along, for the declaration does not have it.
@@ -76,6 +76,12 @@ pub enum Step {
     Mark,
     /// Load the programs and pin them with their maps.
     Load,
+    /// Let this veth's programs take the place of those that are pinned, on the same maps.
+    Replace,
+    /// Load this veth's programs, with maps of its layout, beside those that are pinned.
+    Migrate,
+    /// Add what was counted in the maps of another layout, and let go of those.
+    Carry,
     /// Start an Open vSwitch.
     Ovs,
     /// Make the bridge of a path.
@@ -190,6 +196,34 @@ pub fn diff(declared: &Topology, made: &Topology, observed: &Observed, hook: Hoo
     steps
 }
 
+/// The steps from the maps of another layout to those of ours, or back to ours where another veth was killed amid such
+/// steps. Everything else stays as it is: each attachment goes from one program to the other, of which both know
+/// everything. What is gone is left for later.
+#[must_use]
+pub fn migrate(topology: &Topology, observed: &Observed) -> Vec<Step> {
+    let pods = topology.pods.iter().enumerate();
+    let is_there = |pod: &Pod, port: &Port| {
+        !observed.has(&Fault::Namespace(pod.name.clone()))
+            && !observed.has(&Fault::Pair(pod.name.clone(), port.name.clone()))
+    };
+    let counted = || {
+        let ports = pods
+            .clone()
+            .flat_map(|(at, pod)| pod.ports.iter().enumerate().map(move |(n, port)| (at, n, port)));
+        ports
+            .filter(|(pod, _, port)| topology.path(port).is_counted() && is_there(&topology.pods[*pod], port))
+    };
+    let guarded = topology.paths.iter().enumerate().filter(|(_, path)| path.is_guarded());
+    let guarded = guarded.filter(|(_, path)| !observed.has(&Fault::Bridge(path.name.clone())));
+    let mut steps = vec![Step::Migrate];
+    let registered = counted().filter(|(.., port)| !port.host_link.is_empty());
+    steps.extend(registered.map(|(pod, port, _)| Step::Register { pod, port }));
+    steps.extend(guarded.map(|(path, _)| Step::Guard { path }));
+    steps.extend(counted().map(|(pod, port, _)| Step::Attach { pod, port }));
+    steps.push(Step::Carry);
+    steps
+}
+
 /// What both topologies have in common, by what it would take to make one the other.
 struct Difference<'a> {
     declared: &'a Topology,
@@ -209,13 +243,13 @@ impl<'a> Difference<'a> {
     fn new(declared: &'a Topology, made: &'a Topology, observed: &'a Observed) -> Self {
         let has = |fault: &Fault| observed.has(fault);
         // What an interrupted command left in another shape cannot be trusted to have either.
-        let left = observed.leftover.as_ref();
+        let left = &observed.leftovers;
         let mut pods = HashSet::new();
         let new_pods: HashMap<&str, &Pod> =
             declared.pods.iter().map(|pod| (pod.name.as_str(), pod)).collect();
         for old in &made.pods {
             let stays = new_pods.get(old.name.as_str()).is_some_and(|new| is_same_pod(old, new));
-            let is_mixed = left.is_some_and(|left| {
+            let is_mixed = left.iter().any(|left| {
                 left.pods
                     .iter()
                     .any(|pod| pod.name == old.name && !(is_same_pod(pod, old) && is_same_pod(old, pod)))
@@ -227,7 +261,7 @@ impl<'a> Difference<'a> {
         let mut bridges = HashSet::new();
         for (old, _) in made.bridges() {
             let stays = declared.bridges().any(|(new, _)| is_same_bridge((made, old), (declared, new)));
-            let is_mixed = left.is_some_and(|left| {
+            let is_mixed = left.iter().any(|left| {
                 left.bridges()
                     .any(|(path, _)| path.name == old.name && !is_same_bridge((left, path), (made, old)))
             });
@@ -242,7 +276,7 @@ impl<'a> Difference<'a> {
                 ports.into_iter().any(|new| is_same_port((made, port), (declared, new)))
             };
             let is_declared = new_pods.get(pod.name.as_str()).is_some_and(is_same);
-            let is_mixed = left.is_some_and(|left| {
+            let is_mixed = left.iter().any(|left| {
                 left.all_ports().any(|(other, before)| {
                     (&other.name, &before.name) == (&pod.name, &port.name)
                         && !is_same_port((left, before), (made, port))
@@ -268,7 +302,7 @@ impl<'a> Difference<'a> {
                 .ends
                 .iter()
                 .all(|end| end.path.is_none_or(|path| bridges.contains(made.paths[path].name.as_str())));
-            let is_mixed = left.is_some_and(|left| {
+            let is_mixed = left.iter().any(|left| {
                 left.cables
                     .iter()
                     .any(|cable| cable.name == old.name && !is_same_cable((left, cable), (made, old)))
@@ -288,7 +322,7 @@ impl<'a> Difference<'a> {
     /// Everything that goes: of what was made, and of what an interrupted command left.
     fn removals(&self) -> Vec<Step> {
         let mut steps = self.removals_of(self.made);
-        for step in self.observed.leftover.iter().flat_map(|leftover| self.removals_of(leftover)) {
+        for step in self.observed.leftovers.iter().flat_map(|leftover| self.removals_of(leftover)) {
             if !steps.contains(&step) {
                 steps.push(step);
             }
@@ -380,8 +414,11 @@ impl<'a> Difference<'a> {
     fn programs_and_bridges(&self) -> Vec<Step> {
         let Self { declared, made, observed, .. } = self;
         let mut steps = Vec::new();
-        if declared.has_programs() && !made.has_programs() {
+        let has_loaded = declared.has_programs() && made.has_programs();
+        if declared.has_programs() && !has_loaded {
             steps.push(Step::Load);
+        } else if has_loaded && observed.is_outdated {
+            steps.push(Step::Replace);
         }
         if declared.has_ovs() && (!made.has_ovs() || observed.has(&Fault::Ovs)) {
             steps.push(Step::Ovs);
@@ -395,7 +432,7 @@ impl<'a> Difference<'a> {
             if differs || observed.has(&Fault::Gateway(path.name.clone())) {
                 steps.push(Step::Gateway { path: number });
             }
-            if path.is_guarded() && observed.has(&Fault::Guard(path.name.clone())) {
+            if path.is_guarded() && (observed.is_outdated || observed.has(&Fault::Guard(path.name.clone()))) {
                 steps.push(Step::Guard { path: number });
             }
         }
@@ -417,7 +454,8 @@ impl<'a> Difference<'a> {
         };
         steps.extend(each(ports, is_registered, |pod, port| Step::Register { pod, port }));
         let is_attached = |change: &&Change<'_>| {
-            is_counted(change) && (change.is_new() || change.has(observed, Fault::Program))
+            is_counted(change)
+                && (change.is_new() || observed.is_outdated || change.has(observed, Fault::Program))
         };
         steps.extend(each(ports, is_attached, |pod, port| Step::Attach { pod, port }));
         steps.extend(ports.iter().filter(|change| !change.is_new()).filter_map(|change| {
@@ -646,6 +684,7 @@ impl Step {
             Self::Namespace { .. }
             | Self::Pair { .. }
             | Self::Load
+            | Self::Migrate
             | Self::Ovs
             | Self::Bridge { .. }
             | Self::Attach { .. }
@@ -661,6 +700,8 @@ impl Step {
             | Self::Register { .. }
             | Self::Redirect { .. }
             | Self::Connect { .. }
+            | Self::Replace
+            | Self::Carry
             | Self::Firewall
             | Self::Ready => Sign::Change,
         }
@@ -723,6 +764,9 @@ impl fmt::Display for Description<'_> {
             }
             Step::Mark => write!(f, "mark the links"),
             Step::Load => write!(f, "load the eBPF programs"),
+            Step::Replace => write!(f, "replace the eBPF programs"),
+            Step::Migrate => write!(f, "load the eBPF programs with maps of layout {}", object::layout()),
+            Step::Carry => write!(f, "carry the counters over, and remove the maps of another layout"),
             Step::Ovs => write!(f, "start an Open vSwitch"),
             Step::Bridge { path: number } => write!(f, "make {}", path(*number)),
             Step::Gateway { path: number } => write!(f, "set MTU and gateway of {}", path(*number)),
@@ -764,7 +808,7 @@ mod tests {
 
     fn faults(faults: &[Fault]) -> Observed {
         let drift = |fault: &Fault| Drift { what: String::new(), fault: fault.clone() };
-        Observed::new(&faults.iter().map(drift).collect::<Vec<_>>(), None)
+        Observed::new(&faults.iter().map(drift).collect::<Vec<_>>(), Vec::new())
     }
 
     fn words(steps: &[Step], topology: &Topology) -> Vec<String> {
@@ -989,7 +1033,7 @@ mod tests {
             let (before, mut declared) = (topology(&from), topology(&to));
             declared.number_slots(Some(&before));
             for wanted in [&before, &declared] {
-                let observed = Observed::new(&[], Some(before.clone()));
+                let observed = Observed::new(&[], vec![before.clone()]);
                 let steps = diff(wanted, &declared, &observed, Hook::Tcx);
                 // Anything of both may be there.
                 let mut there: BTreeSet<String> = parts(&before).union(&parts(&declared)).cloned().collect();

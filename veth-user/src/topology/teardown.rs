@@ -5,7 +5,6 @@ use std::time::Duration;
 use super::{Error, Topology, check_place, model, model::Pod, ownership::Ownership, up::Progress};
 use crate::{
     datapath::{
-        INGRESS,
         attach::detach_clsact,
         pins::{self, Pins},
     },
@@ -37,7 +36,11 @@ pub async fn down(roots: &Roots, name: &str, progress: &dyn Progress) -> Result<
         Some(mut record) => {
             check_place(&record)?;
             record.phase = Phase::Changing;
-            roots.save(&record)?;
+            match roots.save(&record) {
+                // To remove takes no room. Killed now, it is found to be not whole.
+                Err(error) if error.is_full() => log::info!("{error}: going on without"),
+                saved => saved?,
+            }
             hooks::step();
             collect(teardown(roots, &record, &netlink, progress).await)?;
         }
@@ -103,7 +106,8 @@ pub(super) async fn teardown(
     // Another boot: the kernel objects are gone, and equal names now belong to somebody else.
     let same_boot = !matches!(record.is_from_another_boot(), Ok(true));
     let ports = record.topologies().map(|topology| topology.counted_ports().count()).max().unwrap_or(0);
-    let mut errors: Vec<Error> = hurry(roots, ports).err().into_iter().collect();
+    let mut errors = Vec::new();
+    hurry(roots, ports);
     progress.start(3 + record.topologies().map(|topology| topology.pods.len()).sum::<usize>());
     if record.topologies().any(Topology::has_ovs) {
         progress.step(&"stop the Open vSwitch");
@@ -153,17 +157,19 @@ pub(super) fn stop_forwarding(roots: &Roots, name: &str) -> Result<(), Error> {
             return Ok(());
         }
     }
-    sysctl::set_forwarding(before)?;
+    sysctl::restore_forwarding(&before)?;
     Ok(roots.remove_forwarding_note()?)
 }
 
-/// Makes the kernel hurry where many attachments come or go. Noted before it is done.
-pub(crate) fn hurry(roots: &Roots, attachments: usize) -> Result<(), Error> {
+/// Makes the kernel hurry where many attachments come or go. Noted before it is done; what cannot be noted takes
+/// longer.
+pub(crate) fn hurry(roots: &Roots, attachments: usize) {
     if attachments > UNHURRIED_PORTS && rcu::is_normal() {
-        roots.note_hurry()?;
-        rcu::expedite(true);
+        match roots.note_hurry() {
+            Ok(()) => rcu::expedite(true),
+            Err(error) => log::info!("{error}: many attachments take 12 ms each"),
+        }
     }
-    Ok(())
 }
 
 /// Undoes [`hurry`], also that of a process that was killed: another that is still at work takes longer then.
@@ -255,10 +261,9 @@ async fn delete_links(roots: &Roots, record: &Record, netlink: &Netlink) -> Vec<
     let (ours, others): (Vec<_>, Vec<_>) = links.iter().partition(|link| ownership.has_link(link));
     // What was ours by name and is somebody else's now keeps what is theirs and loses what is ours.
     let mut errors = Vec::new();
-    if let Some(program) = Pins::new(roots, record.layout_version, &topology.name).program_id(INGRESS) {
-        for link in others.iter().filter(|link| ownership.has_name(link)) {
-            errors.extend(detach_clsact(netlink, link, program).await.err().map(Error::from));
-        }
+    let programs = Pins::new(roots, record.layout_version, &topology.name).all_programs();
+    for link in others.iter().filter(|link| !programs.is_empty() && ownership.has_name(link)) {
+        errors.extend(detach_clsact(netlink, link, &programs).await.err().map(Error::from));
     }
     if ours.is_empty() {
         return errors;

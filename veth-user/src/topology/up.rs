@@ -8,19 +8,26 @@ use std::{
 use super::{
     Error, Topology,
     apply::make,
-    check_layout, check_place, features,
+    check_place, features,
     observe::{self, Drift, Fault, Observed},
     ownership::Ownership,
     plan::{self, Step},
     teardown::{self, collect, forget, lock, teardown},
+    upgrade::{self, migrate},
 };
 use crate::{
-    datapath::{self, Hook, pins},
+    datapath::{
+        self, Hook, object,
+        pins::{self, Pins},
+    },
     hooks,
-    net::{Netlink, Netns, link::Link, netns, ovs},
+    net::{self, Netlink, Netns, link::Link, netns, ovs},
     probe::{self, Abilities, Selection, Wish},
     state::{Phase, Record, Roots},
 };
+
+/// More files than a change has open at once: maps, programs, and sockets in pods, which close a moment later.
+const FILES: usize = 40;
 
 /// Is told how far long work has come.
 pub trait Progress {
@@ -41,6 +48,8 @@ pub enum Outcome {
     AlreadyUp,
     /// It was as it was declared before, but for some things that were put right in place.
     Repaired,
+    /// It was as it was declared before, and runs this veth's programs now.
+    Upgraded,
     /// It was there, and was changed to what is declared now.
     Changed,
     /// It was made.
@@ -58,6 +67,8 @@ pub struct Plan {
     pub hook: Hook,
     /// What is wrong with what there is.
     pub drift: Vec<Drift>,
+    /// What would be done before all that, to what there is: its maps are of another layout.
+    migration: Option<Vec<Step>>,
     way: Way,
 }
 
@@ -69,14 +80,17 @@ enum Way {
     /// What there is has to go first, and why.
     Remake { record: Box<Record>, selection: Selection, why: String },
     /// What there is is changed in place.
-    Change { record: Box<Record>, is_declared_otherwise: bool },
+    Change { record: Box<Record>, is_declared_otherwise: bool, is_outdated: bool },
 }
 
 impl Plan {
     /// Whether there is nothing to do.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        matches!(self.way, Way::Change { .. }) && self.steps.is_empty() && !self.is_interrupted()
+        matches!(self.way, Way::Change { .. })
+            && self.steps.is_empty()
+            && self.migration.is_none()
+            && !self.is_interrupted()
     }
 
     /// Why what there is has to be taken down first, if it has.
@@ -86,6 +100,12 @@ impl Plan {
             Way::Remake { why, .. } => Some(why),
             Way::Make(_) | Way::Change { .. } => None,
         }
+    }
+
+    /// What would be done first, and to what, where maps are of another layout than ours.
+    #[must_use]
+    pub fn migration(&self) -> Option<(&Record, &[Step])> {
+        Some((self.record()?, self.migration.as_deref()?))
     }
 
     /// What is remembered of what there is.
@@ -136,7 +156,7 @@ pub async fn plan(roots: &Roots, topology: &Topology) -> Result<Plan, Error> {
     plan_with(roots, topology, &Netlink::open()?).await
 }
 
-async fn plan_with(roots: &Roots, topology: &Topology, netlink: &Netlink) -> Result<Plan, Error> {
+pub(super) async fn plan_with(roots: &Roots, topology: &Topology, netlink: &Netlink) -> Result<Plan, Error> {
     let mut topology = Topology { mark: roots.mark(), ..topology.clone() };
     let record = roots.load(&topology.name)?;
     topology.number_slots(record.as_ref().map(|record| &record.topology));
@@ -161,7 +181,14 @@ fn plan_anew(
 ) -> Result<Plan, Error> {
     let selection = select(&topology)?;
     let hook = selection.hook;
-    Ok(Plan { steps: plan::build(&topology, hook), topology, hook, drift, way: way(selection) })
+    Ok(Plan {
+        steps: plan::build(&topology, hook),
+        topology,
+        hook,
+        drift,
+        migration: None,
+        way: way(selection),
+    })
 }
 
 /// What it takes to make one topology another.
@@ -173,14 +200,14 @@ async fn plan_change(
     links: &[Link],
 ) -> Result<Plan, Error> {
     check_place(&record)?;
-    let (mut drift, mut why) = (Vec::new(), None);
+    let (mut drift, mut why, mut migration) = (Vec::new(), None, None);
     if record.is_from_another_boot()? {
         why = Some("it is from before the machine was restarted".to_owned());
     } else if record.phase == Phase::Changing && record.before.is_none() {
         why = Some("an interrupted command left it half-made".to_owned());
     } else {
-        check_layout(&record)?;
         drift = observe::drift(roots, &record, netlink, links).await?;
+        migration = upgrade::migration(roots, &record, &Observed::new(&drift, Vec::new()))?;
         why = why.or_else(|| needs_other_programs(&record, &topology, &drift));
     }
     if let Some(why) = why {
@@ -190,7 +217,9 @@ async fn plan_change(
     }
     let (made, hook) = (&record.topology, record.selection.hook);
     check_paths(&topology, hook)?;
-    let observed = Observed::new(&drift, record.before.clone());
+    let is_outdated = migration.is_none() && record.is_of_another_build() && made.has_programs();
+    let mut observed = Observed::new(&drift, record.others().cloned().collect());
+    observed.is_outdated = is_outdated;
     let steps = plan::diff(&topology, made, &observed, hook);
     // Where it is declared makes no difference.
     let is_declared_otherwise = Topology { file: made.file.clone(), ..topology.clone() } != *made;
@@ -199,7 +228,8 @@ async fn plan_change(
         steps,
         hook,
         drift,
-        way: Way::Change { record: Box::new(record), is_declared_otherwise },
+        migration,
+        way: Way::Change { record: Box::new(record), is_declared_otherwise, is_outdated },
     })
 }
 
@@ -268,6 +298,38 @@ fn check_names(roots: &Roots, plan: &Plan, links: &[Link]) -> Result<(), Error> 
         .map_or(Ok(()), |name| Err(taken("link", name, format!("ip link del {name}"))))
 }
 
+/// What a topology is to be.
+pub(super) enum Goal<'a> {
+    /// What is declared.
+    Declared(&'a Topology),
+    /// What it is, by the programs of this veth, and in place.
+    Upgraded(&'a str),
+}
+
+impl Goal<'_> {
+    fn name(&self) -> &str {
+        match self {
+            Self::Declared(topology) => &topology.name,
+            Self::Upgraded(name) => name,
+        }
+    }
+
+    /// What it takes. Whoever calls has the topology to himself.
+    async fn plan(&self, roots: &Roots, netlink: &Netlink) -> Result<Plan, Error> {
+        match self {
+            Self::Declared(topology) => plan_with(roots, topology, netlink).await,
+            Self::Upgraded(name) => {
+                let record = super::record(roots, name)?;
+                let plan = plan_with(roots, &record.topology, netlink).await?;
+                match plan.remake() {
+                    None => Ok(plan),
+                    Some(why) => Err(Error::NotInPlace { name: record.topology.name, why: why.to_owned() }),
+                }
+            }
+        }
+    }
+}
+
 /// Brings a topology up, or changes it to what is declared now. What a killed command left of it is finished or
 /// removed first; what fails is rolled back.
 ///
@@ -284,29 +346,58 @@ pub async fn up(
     begun: &Cell<bool>,
 ) -> Result<Outcome, Error> {
     topology.validate()?;
+    reach(roots, &Goal::Declared(topology), progress, begun).await
+}
+
+/// Does what a goal takes.
+pub(super) async fn reach(
+    roots: &Roots,
+    goal: &Goal<'_>,
+    progress: &dyn Progress,
+    begun: &Cell<bool>,
+) -> Result<Outcome, Error> {
+    // A change that lacks files half-way would lack them for changing back too.
+    net::check_files(FILES, "change a topology")?;
     let netlink = Netlink::open()?;
     // What cannot be is said before anything that is there is touched.
-    datapath::object::check()?;
-    let lock = lock(roots, &topology.name, progress).await?;
-    let plan = match plan_with(roots, topology, &netlink).await {
+    object::check()?;
+    let lock = lock(roots, goal.name(), progress).await?;
+    settle_counts(roots, goal.name())?;
+    let planned = Box::pin(goal.plan(roots, &netlink)).await;
+    let mut plan = match planned {
         Ok(plan) => plan,
         Err(error) => {
-            if matches!(roots.load(&topology.name), Ok(None)) {
-                forget(roots, &topology.name, lock)?;
+            if matches!(roots.load(goal.name()), Ok(None)) {
+                forget(roots, goal.name(), lock)?;
             }
             return Err(error);
         }
     };
     if plan.is_empty() {
+        // A command that only looked may have been killed while it hurried.
+        teardown::stop_hurrying(roots)?;
         return Ok(Outcome::AlreadyUp);
     }
     plan.say(progress);
     begun.set(true);
+    let is_migrated = plan.migration.is_some();
+    if is_migrated {
+        Box::pin(migrate(roots, &plan, &netlink, progress)).await?;
+        // Of the new maps more can be told.
+        plan = Box::pin(goal.plan(roots, &netlink)).await?;
+        if plan.is_empty() {
+            return Ok(Outcome::Upgraded);
+        }
+    }
     let Plan { topology, steps, way, .. } = plan;
     let selection = match way {
-        Way::Change { record, is_declared_otherwise } => {
-            change(roots, *record, topology, steps, &netlink, progress).await?;
-            return Ok(if is_declared_otherwise { Outcome::Changed } else { Outcome::Repaired });
+        Way::Change { record, is_declared_otherwise, is_outdated } => {
+            Box::pin(change(roots, *record, topology, steps, &netlink, progress)).await?;
+            return Ok(match (is_declared_otherwise, is_migrated || is_outdated) {
+                (true, _) => Outcome::Changed,
+                (false, true) => Outcome::Upgraded,
+                (false, false) => Outcome::Repaired,
+            });
         }
         Way::Remake { mut record, selection, why: _ } => {
             // From here on it is no topology that could be changed in place.
@@ -351,13 +442,20 @@ pub async fn up(
 pub async fn undo(roots: &Roots, name: &str, progress: &dyn Progress) -> Result<(), Error> {
     let netlink = Netlink::open()?;
     let lock = lock(roots, name, progress).await?;
+    settle_counts(roots, name)?;
     let before = match roots.load(name)? {
         Some(Record { phase: Phase::Up, .. }) => return Ok(()),
         Some(record) => record.before,
         None => None,
     };
     if let Some(before) = before {
-        let Plan { topology, steps, way, .. } = plan_with(roots, &before, &netlink).await?;
+        let mut plan = Box::pin(plan_with(roots, &before, &netlink)).await?;
+        if plan.migration.is_some() {
+            // Half-way from one layout to another, forward is the shorter way.
+            Box::pin(migrate(roots, &plan, &netlink, progress)).await?;
+            plan = Box::pin(plan_with(roots, &before, &netlink)).await?;
+        }
+        let Plan { topology, steps, way, .. } = plan;
         if let Way::Change { record, .. } = way {
             return change(roots, *record, topology, steps, &netlink, progress).await;
         }
@@ -366,11 +464,42 @@ pub async fn undo(roots: &Roots, name: &str, progress: &dyn Progress) -> Result<
     teardown::down(roots, name, progress).await.map(|_| ())
 }
 
-/// Notes that all was made.
+/// Ends a migration that was as good as done.
+fn settle_counts(roots: &Roots, name: &str) -> Result<(), Error> {
+    let Some(mut record) = roots.load(name)?.filter(|record| record.carrying.is_some()) else {
+        return Ok(());
+    };
+    if record.is_from_another_boot()? {
+        return Ok(());
+    }
+    check_place(&record)?;
+    upgrade::settle_counts(roots, &mut record)
+}
+
+/// Notes that all was made, by this veth: every attachment is to the programs that are pinned now.
 fn finish(roots: &Roots, record: &mut Record) -> Result<(), (String, Error)> {
+    forget_former(roots, record)?;
+    record.set_build();
+    settle(roots, record)
+}
+
+/// Lets go of the programs that were replaced.
+pub(super) fn forget_former(roots: &Roots, record: &Record) -> Result<(), (String, Error)> {
+    let pins = Pins::new(roots, object::layout(), &record.topology.name);
+    pins.forget_former().map_err(|error| ("let go of former programs".to_owned(), error.into()))
+}
+
+/// Notes that nothing is under way any more.
+fn settle(roots: &Roots, record: &mut Record) -> Result<(), (String, Error)> {
     record.phase = Phase::Up;
     record.before = None;
-    roots.save(record).map_err(|error| ("remember that it is up".to_owned(), error.into()))
+    record.leftovers.clear();
+    save(roots, record)
+}
+
+/// Remembers how it is.
+pub(super) fn save(roots: &Roots, record: &Record) -> Result<(), (String, Error)> {
+    roots.save(record).map_err(|error| ("remember how it is".to_owned(), error.into()))
 }
 
 /// Changes a topology that is up, in place. What fails is changed back.
@@ -385,8 +514,20 @@ async fn change(
     // Where a command was killed, what there was before it is as likely to be there as what it was to be.
     let before = record.before.clone().unwrap_or_else(|| record.topology.clone());
     let was_interrupted = record.phase == Phase::Changing;
-    let mut record =
-        Record { phase: Phase::Changing, before: Some(record.topology.clone()), topology, ..record };
+    // Of a change that was killed, all that it was between may be there, and of one before that.
+    let mut leftovers: Vec<Topology> = record.others().cloned().collect();
+    leftovers.retain(|other| *other != record.topology && *other != topology);
+    let mut record = Record {
+        phase: Phase::Changing,
+        before: Some(record.topology.clone()),
+        leftovers,
+        topology,
+        ..record
+    };
+    if steps.contains(&Step::Replace) {
+        // From here on it is not known which: the next `up` replaces them.
+        record.programs.clear();
+    }
     roots.save(&record)?;
     hooks::step();
     let made = make(roots, &mut record, netlink, &steps, progress).await;
@@ -402,12 +543,13 @@ async fn change(
     let back = async {
         let links = netlink.links().await?;
         let drift = observe::drift(roots, &record, netlink, &links).await?;
-        let observed = Observed::new(&drift, record.before.clone());
+        let observed = Observed::new(&drift, record.others().cloned().collect());
         let steps = plan::diff(&before, &record.topology, &observed, record.selection.hook);
         record = Record { before: Some(record.topology.clone()), topology: before, ..record };
         roots.save(&record)?;
         let made = make(roots, &mut record, netlink, &steps, progress).await;
-        made.and_then(|()| finish(roots, &mut record)).map_err(|(_, error)| error)
+        let made = made.and_then(|()| forget_former(roots, &record));
+        made.and_then(|()| settle(roots, &mut record)).map_err(|(_, error)| error)
     };
     let rollback: Vec<Error> = back.await.err().into_iter().collect();
     Err(failed(rollback))

@@ -24,6 +24,7 @@ use crate::{
         pins::Pins,
         watch::{Options, Watch},
     },
+    hooks,
     net::{self, Netlink, tc::Direction},
     probe,
     state::{Record, Roots},
@@ -183,10 +184,12 @@ impl Session {
             let what = pod.map_or_else(|| names.join(", "), str::to_owned);
             return Err(Error::NothingToWatch { what });
         }
-        topology::hurry(roots, attachments)?;
+        topology::hurry(roots, attachments);
+        hooks::step();
         session.attached = attachments;
         let result = places.iter().try_for_each(|(record, place)| session.add(record, place, pod, wish));
         topology::stop_hurrying(roots)?;
+        hooks::step();
         result?;
         Ok(session)
     }
@@ -209,10 +212,12 @@ impl Session {
         let mut watch = Watch::load(pins.as_ref(), &options)?;
         for owner in &place.ingress {
             watch.attach(&owner.link, Direction::Ingress)?;
+            hooks::step();
         }
         if egress {
             for owner in &place.egress {
                 watch.attach(&owner.link, Direction::Egress)?;
+                hooks::step();
             }
         }
         self.watches.push(watch);
@@ -268,8 +273,10 @@ impl Session {
     /// When it cannot be remembered that the kernel was told to hurry.
     pub fn stop(self) -> Result<(), Error> {
         let Self { watches, roots, attached, .. } = self;
-        topology::hurry(&roots, attached)?;
+        topology::hurry(&roots, attached);
+        hooks::step();
         drop(watches);
+        hooks::step();
         Ok(topology::stop_hurrying(&roots)?)
     }
 }

@@ -776,11 +776,7 @@ impl<'d> Resolver<'d> {
 
     fn check_namespace(&mut self, name: &At<String>) {
         let text = name.get();
-        let fits = !text.is_empty()
-            && text.len() <= 255
-            && !matches!(text.as_str(), "." | "..")
-            && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/');
-        if !fits {
+        if !model::is_namespace_name(text) {
             self.refuse(
                 name.span(),
                 format!("`{text}` cannot be the name of a network namespace"),
@@ -803,9 +799,7 @@ impl<'d> Resolver<'d> {
                 message,
                 format!("for instance `{}`", text.chars().take(link::NAME_MAX).collect::<String>()),
             );
-        } else if matches!(text.as_str(), "" | "." | ".." | "lo" | "all" | "default")
-            || !text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b':' | b'%'))
-        {
+        } else if !model::is_interface_name(text) {
             self.refuse(name.span(), format!("`{text}` cannot be the name of an interface"), rule);
         }
     }

@@ -28,6 +28,9 @@ const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 /// Offset of `mark` in `__sk_buff`.
 const SKB_MARK: i16 = 8;
 
+/// Offset of `prog_name` in `bpf_attr`.
+const PROG_NAME: usize = 48;
+
 /// Helpers.
 const MAP_LOOKUP_ELEM: i32 = 1;
 const SKB_VLAN_PUSH: i32 = 18;
@@ -64,6 +67,13 @@ impl Foreign {
         let (counter, program) = classifier(verdict, |_| {});
         let flags = if place == Place::First { BPF_F_BEFORE } else { 0 };
         Self { counter, _link: Some(link(&program, ifindex, BPF_TCX_INGRESS, flags)) }
+    }
+
+    /// A TCX program before all others on a link's ingress that is called as one of ours is.
+    #[must_use]
+    pub fn namesake(ifindex: u32, name: &str) -> Self {
+        let (counter, program) = load(BPF_PROG_TYPE_SCHED_CLS, name, TCX_NEXT, |_| {});
+        Self { counter, _link: Some(link(&program, ifindex, BPF_TCX_INGRESS, BPF_F_BEFORE)) }
     }
 
     /// A TC program that is only pinned, for somebody else to attach.
@@ -127,7 +137,7 @@ impl Foreign {
     pub fn xdp(ifindex: u32, verdict: Verdict) -> Self {
         // XDP_DROP, XDP_PASS.
         let action = if verdict == Verdict::Drop { 1 } else { 2 };
-        let (counter, program) = load(BPF_PROG_TYPE_XDP, action, |_| {});
+        let (counter, program) = load(BPF_PROG_TYPE_XDP, "", action, |_| {});
         Self { counter, _link: Some(link(&program, ifindex, BPF_XDP, XDP_FLAGS_DRV_MODE)) }
     }
 
@@ -140,13 +150,16 @@ impl Foreign {
     }
 }
 
-/// A TC program: `TC_ACT_SHOT` or `TC_ACT_UNSPEC`, which is `TCX_NEXT`.
+/// `TC_ACT_UNSPEC` of a filter.
+const TCX_NEXT: i32 = -1;
+
+/// A TC program: `TC_ACT_SHOT` or `TCX_NEXT`.
 fn classifier(verdict: Verdict, extra: impl FnOnce(&mut Vec<u64>)) -> (OwnedFd, OwnedFd) {
-    load(BPF_PROG_TYPE_SCHED_CLS, if verdict == Verdict::Drop { 2 } else { -1 }, extra)
+    load(BPF_PROG_TYPE_SCHED_CLS, "", if verdict == Verdict::Drop { 2 } else { TCX_NEXT }, extra)
 }
 
 /// Loads `counter[0] += 1; EXTRA; return ACTION`, with the context in r6. Returns the counter and the program.
-fn load(kind: u32, action: i32, extra: impl FnOnce(&mut Vec<u64>)) -> (OwnedFd, OwnedFd) {
+fn load(kind: u32, name: &str, action: i32, extra: impl FnOnce(&mut Vec<u64>)) -> (OwnedFd, OwnedFd) {
     // Kernels before 5.11 count maps against a limit. Where it may not be raised, it is not needed.
     let limit = nix::sys::resource::RLIM_INFINITY;
     let _unused: nix::Result<()> = setrlimit(Resource::RLIMIT_MEMLOCK, limit, limit);
@@ -170,6 +183,9 @@ fn load(kind: u32, action: i32, extra: impl FnOnce(&mut Vec<u64>)) -> (OwnedFd, 
     let mut attr = words(&[kind, u32::try_from(code.len()).unwrap()]);
     attr.extend((code.as_ptr() as u64).to_ne_bytes());
     attr.extend((licence.as_ptr() as u64).to_ne_bytes());
+    // No log, no kernel version, no flags.
+    attr.resize(PROG_NAME, 0);
+    attr.extend(name.as_bytes());
     let program = bpf(BPF_PROG_LOAD, &attr).unwrap();
     (counter, program)
 }

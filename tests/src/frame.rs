@@ -71,6 +71,16 @@ pub fn extension(next: u8, payload: &[u8]) -> Vec<u8> {
     [&[next, 0, 0, 0, 0, 0, 0, 0], payload].concat()
 }
 
+/// An IPv4 packet, with options of four bytes each in front of the payload.
+#[must_use]
+pub fn ipv4(from: Ipv4Addr, to: Ipv4Addr, protocol: u8, options: &[u8], payload: &[u8]) -> Vec<u8> {
+    let mut header = ipv4_header(from, to, protocol, 20 + options.len() + payload.len()).to_vec();
+    header.extend(options);
+    header[0] += u8::try_from(options.len() / 4).unwrap();
+    set_checksum(&mut header);
+    [&header, payload].concat()
+}
+
 /// An IPv4 header for a packet of a length, which includes it.
 #[must_use]
 pub fn ipv4_header(from: Ipv4Addr, to: Ipv4Addr, protocol: u8, length: usize) -> [u8; 20] {
@@ -82,7 +92,8 @@ pub fn ipv4_header(from: Ipv4Addr, to: Ipv4Addr, protocol: u8, length: usize) ->
     header
 }
 
-fn set_checksum(header: &mut [u8; 20]) {
+/// Makes the checksum of an IPv4 header right, with its options.
+pub fn set_checksum(header: &mut [u8]) {
     header[10..12].fill(0);
     let sum: u32 = header.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
     let folded = (sum & 0xffff) + (sum >> 16);

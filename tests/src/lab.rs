@@ -3,6 +3,7 @@
 //! test panics or is killed, so that tests run side by side under the names that users see.
 
 use std::{
+    collections::BTreeSet,
     io::Read as _,
     net::IpAddr,
     os::unix::process::ExitStatusExt as _,
@@ -10,7 +11,7 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
         RwLock, RwLockReadGuard, RwLockWriteGuard,
-        mpsc::{Sender, channel},
+        mpsc::{RecvTimeoutError, Sender, channel},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -37,14 +38,14 @@ use veth_user::{
     net::{
         Netlink, Netns,
         link::{Link, LinkStats},
-        netns, nftables,
+        netns,
         tc::Direction,
     },
     probe::{Peer, Scratch},
     state::{DEFAULT_PIN_DIR, DEFAULT_STATE_DIR, Roots},
 };
 
-use crate::hook;
+use crate::{fingerprint, hook};
 
 /// How long anything may take before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -64,7 +65,7 @@ enum Turn {
 pub struct Lab {
     jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
-    _turn: Turn,
+    turn: Turn,
 }
 
 /// A command that has ended.
@@ -111,7 +112,7 @@ impl Lab {
                 job();
             }
         });
-        let lab = Self { jobs: Some(jobs), thread: Some(thread), _turn: turn };
+        let lab = Self { jobs: Some(jobs), thread: Some(thread), turn };
         lab.run(move || {
             unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET).expect("tests need root");
             let none = None::<&str>;
@@ -186,7 +187,7 @@ impl Lab {
         let before = self.fingerprint();
         let finished = self.veth(args);
         assert_eq!(finished.status.code(), Some(1), "veth {args:?}: {finished:?}");
-        assert_eq!(self.fingerprint(), before, "veth {args:?} left something behind");
+        fingerprint::assert_same(&before, &self.fingerprint(), &format!("veth {args:?}"));
         finished.err
     }
 
@@ -287,28 +288,34 @@ impl Lab {
         });
     }
 
-    /// Everything on the host that `veth` could leave behind.
+    /// Everything on the host that a command could change or leave behind.
     #[must_use]
     pub fn fingerprint(&self) -> Vec<String> {
-        let mut things: Vec<String> = self
-            .links()
-            .iter()
-            .map(|link| format!("link {} {:?} {:?} up={}", link.name, link.kind, link.alias, link.up))
-            .collect();
-        things.extend(self.run(|| {
-            let walk = |folder: &str| {
-                let output = Command::new("find").args([folder, "-mindepth", "1"]).output().unwrap();
-                String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()
-            };
-            let chains = nftables::base_chains().unwrap();
-            let chains = chains.iter().map(|chain| format!("{chain:?}"));
-            // The folder itself is iproute2's convention and stays.
-            let names = |path: &String| path != "/run/netns";
-            let files = [walk("/run"), walk("/sys/fs/bpf")].concat().into_iter().filter(names);
-            files.chain(chains).collect::<Vec<_>>()
-        }));
-        things.sort();
-        things
+        self.run(fingerprint::host)
+    }
+
+    /// What there is of the whole machine: programs, maps and attachments that are loaded, and how it treats grace periods.
+    ///
+    /// # Panics
+    ///
+    /// Where others change it meanwhile: only for [`Lab::alone`].
+    #[must_use]
+    pub fn machine(&self) -> BTreeSet<String> {
+        assert!(matches!(self.turn, Turn::Alone(_)), "others load programs meanwhile");
+        fingerprint::machine()
+    }
+
+    /// Waits until nothing is left of what was loaded since: the kernel frees it a little later. Of other processes that
+    /// are at work on the machine, what is there at this moment may take as long as it takes them.
+    pub fn wait_for_machine(&self, before: &BTreeSet<String>) {
+        let new: BTreeSet<String> = self.machine().difference(before).cloned().collect();
+        eventually("programs, maps and attachments are freed", || self.machine().is_disjoint(&new));
+    }
+
+    /// A fingerprint without the numbers that are others for what was made again.
+    #[must_use]
+    pub fn shape(&self) -> Vec<String> {
+        fingerprint::shape(&self.fingerprint())
     }
 }
 
@@ -334,7 +341,13 @@ impl Running {
     ///
     /// When it takes too long.
     #[must_use]
-    pub fn finish(mut self) -> Finished {
+    pub fn finish(self) -> Finished {
+        self.finish_within(PATIENCE)
+    }
+
+    /// Waits for the end of something that takes longer than others.
+    #[must_use]
+    pub fn finish_within(mut self, patience: Duration) -> Finished {
         let (out, err) = (self.child.stdout.take(), self.child.stderr.take());
         thread::scope(|scope| {
             let out = scope.spawn(move || read_all(out));
@@ -344,15 +357,21 @@ impl Running {
                 if let Some(status) = self.child.try_wait().unwrap() {
                     break status;
                 }
-                if start.elapsed() > PATIENCE {
+                if start.elapsed() > patience {
                     self.signal(Signal::SIGKILL);
-                    panic!("a command took longer than {PATIENCE:?}: {:?}", self.child);
+                    panic!("a command took longer than {patience:?}: {:?}", self.child);
                 }
                 // Not more often: in an emulated machine each look costs a tenth of a millisecond.
                 thread::sleep(Duration::from_millis(5));
             };
             Finished { status, out: out.join().unwrap(), err: err.join().unwrap() }
         })
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Sends a signal.
@@ -362,17 +381,36 @@ impl Running {
 
     /// Waits until it has printed some text, and returns everything until then.
     pub fn wait_for(&mut self, text: &str) -> String {
+        self.try_wait_for(text).unwrap_or_else(|seen| panic!("ended without printing {text:?}: {seen}"))
+    }
+
+    /// The same of something that may end without, and what it printed instead.
+    ///
+    /// # Errors
+    ///
+    /// When it ends first.
+    pub fn try_wait_for(&mut self, text: &str) -> Result<String, String> {
+        let pid = Pid::from_raw(self.child.id().try_into().unwrap());
+        let (done, waits) = channel::<()>();
+        // One that prints nothing more ends, and so does our reading.
+        thread::spawn(move || {
+            if waits.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                let _unused: nix::Result<()> = kill(pid, Signal::SIGKILL);
+            }
+        });
         let out = self.child.stdout.as_mut().unwrap();
         let mut seen = Vec::new();
         let mut byte = [0];
         let start = Instant::now();
         while !String::from_utf8_lossy(&seen).contains(text) {
             assert!(start.elapsed() < PATIENCE, "{text:?} was not printed, but something else all the time");
-            let n = out.read(&mut byte).unwrap();
-            assert!(n == 1, "ended without printing {text:?}: {}", String::from_utf8_lossy(&seen));
+            if out.read(&mut byte).unwrap() == 0 {
+                return Err(String::from_utf8(seen).unwrap());
+            }
             seen.push(byte[0]);
         }
-        String::from_utf8(seen).unwrap()
+        drop(done);
+        Ok(String::from_utf8(seen).unwrap())
     }
 }
 

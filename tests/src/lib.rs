@@ -8,17 +8,24 @@
 )]
 
 pub mod behind;
+pub mod fingerprint;
 pub mod foreign;
+pub mod forged;
 pub mod frame;
+pub mod fuzz;
+pub mod generate;
 pub mod hook;
 pub mod lab;
 pub mod need;
 pub mod nft;
 pub mod packet;
 pub mod pair;
+pub mod planted;
 mod random;
+pub mod soak;
 pub mod topology;
 pub mod traffic;
+pub mod variant;
 
 pub use lab::{Finished, Lab, Running};
 pub use pair::Pair;

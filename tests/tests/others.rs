@@ -17,8 +17,11 @@ use veth_common::Mac;
 use veth_tests::{
     Lab,
     behind::Behind,
+    fingerprint::assert_same,
     foreign::{Foreign, Verdict},
+    forged::{Attempts, Pod, Who},
     lab::{eventually, with_netlink},
+    planted::Planted,
     topology::{Declared, examples, live},
     traffic::udp,
 };
@@ -162,6 +165,38 @@ fn tc_cannot_remove_a_tcx_attachment() {
     assert!(lab.ok(&["ls"]).contains(" up\n"));
 }
 
+/// The host's stack hears what comes in at an Open vSwitch's ports beside the switch.
+#[test]
+fn a_pod_of_an_open_vswitch_does_not_reach_the_host() {
+    let lab = Lab::new();
+    let text = "name = \"lab\"\n[ovs.lan]\nsubnet = \"10.1.0.0/24\"\npods = [\"a\", \"b\"]\n";
+    let file = Declared::new(text);
+    lab.ok(&file.args("up"));
+    let a = Pod::open(&lab, "lab-a", "10.1.0.1", "fe80::1");
+    let b = Pod::open(&lab, "lab-b", "10.1.0.2", "fe80::2");
+    let socket = lab.run(|| {
+        with_netlink(async |netlink| {
+            let index = netlink.link("lo").await.unwrap().index;
+            netlink.add_address(index, "192.0.2.1/32".parse().unwrap()).await.unwrap();
+        });
+        UdpSocket::bind("192.0.2.1:9").unwrap()
+    });
+    socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let host =
+        Who { mac: Mac::new([0xff; 6]), v4: "192.0.2.1".parse().unwrap(), v6: "fe80::3".parse().unwrap() };
+    let macs: Vec<Mac> = lab.links().into_iter().filter_map(|link| link.mac).collect();
+    let mut attempts = Attempts::default();
+    for mac in macs.into_iter().chain([host.mac]) {
+        attempts.add_all(mac, a.who.mac, a.who, host, host);
+    }
+    let _heard = attempts.send(&a, &b, b.who.mac, &[]);
+    assert!(socket.recv(&mut [0; 100]).is_err(), "the host heard a pod");
+    // Nor does it say that it is there.
+    let said = a.ear.socket.drain();
+    assert!(said.iter().all(|frame| frame.bytes[6..12] == b.who.mac.bytes()), "{said:02x?}");
+    lab.ok(&["down", "lab"]);
+}
+
 /// An instance of Open vSwitch that does not outlive its test.
 struct Stopped(Ovs);
 
@@ -273,6 +308,35 @@ fn an_open_vswitch_that_was_killed_is_started_again() {
     lab.ok(&["check", "--live", "o", "--transfer", "50ms"]);
     lab.ok(&["down"]);
     assert_eq!(lab.fingerprint(), before);
+}
+
+/// Killed after each step of making, changing and removing it, `down` leaves no daemon of it and nothing else.
+#[test]
+fn of_an_open_vswitch_whose_topology_was_killed_nothing_is_left() {
+    let lab = Lab::new();
+    let others = Planted::plant(&lab, "o");
+    let before = lab.fingerprint();
+    let text = "name = \"o\"\n[ovs.lan]\nsubnet = \"10.1.0.0/24\"\npods = [\"a\"]\ngateway = true\n";
+    let file = Declared::new(text);
+    let changed = Declared::new(&text.replace("\"a\"", "\"b\""));
+    for (prepare, args) in
+        [(None, file.args("up")), (Some(&file), changed.args("up")), (Some(&file), ["down", "--all", "-v"])]
+    {
+        for step in 1.. {
+            if let Some(file) = prepare {
+                lab.ok(&file.args("up"));
+            }
+            let finished = lab.start(&args, &[("VETH_STOP_AFTER", &step.to_string())]).finish();
+            lab.ok(&["down", "--all"]);
+            assert!(!lab.run(|| Ovs::new("/run/veth/o.ovs").is_running().unwrap()), "{args:?}, step {step}");
+            assert_same(&before, &lab.fingerprint(), &format!("{args:?}, killed after step {step}"));
+            if !finished.was_killed() {
+                assert!(finished.status.success() && step > 4, "{args:?}, step {step}: {finished:?}");
+                break;
+            }
+        }
+    }
+    others.check();
 }
 
 /// A tmux server of its own, with one window that runs a command. It ends with this value.

@@ -1,6 +1,9 @@
 //! `cargo xtask build-ebpf` and `cargo xtask build`: the eBPF object, and veth with the object inside.
 
-use std::path::PathBuf;
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Result, ensure};
 
@@ -13,6 +16,36 @@ use crate::{
 /// The variable by which `veth-user/build.rs` learns which object to embed.
 pub(crate) const OBJECT: &str = "VETH_EBPF_OBJECT";
 
+/// Other builds of the object: the feature that makes it, and the variable by which `tests/build.rs` learns of it.
+const VARIANTS: [(&str, &str); 2] = [("other", "VETH_EBPF_OTHER"), ("next", "VETH_EBPF_NEXT")];
+
+/// The object, and the other builds of it that tests upgrade to.
+pub(crate) struct Objects {
+    object: PathBuf,
+    variants: Vec<(&'static str, PathBuf)>,
+}
+
+impl Objects {
+    /// Builds them.
+    pub(crate) fn build(workspace: &Workspace) -> Result<Self> {
+        let object = ebpf(workspace)?;
+        let toolchain = Toolchain::find_or_get(workspace)?;
+        let folder = workspace.target.join("bpf-variants");
+        let mut variants = Vec::new();
+        for (feature, variable) in VARIANTS {
+            // A folder each: cargo would not build what is there under the same name.
+            let folder = folder.join(feature);
+            variants.push((variable, compile(&toolchain, workspace, &folder, &["--features", feature])?));
+        }
+        Ok(Self { object, variants })
+    }
+
+    /// Tells the build scripts of them.
+    pub(crate) fn tell(&self, cargo: &mut Command) {
+        cargo.env(OBJECT, &self.object).envs(self.variants.iter().map(|(name, path)| (name, path)));
+    }
+}
+
 /// How to build veth.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -21,21 +54,29 @@ pub(crate) struct Arguments {
     pub(crate) release: bool,
 }
 
+/// Where cargo puts an object in the folder of its target.
+const OBJECT_PATH: &str = "release/veth-ebpf";
+
 /// Where the eBPF object is once it is built.
 pub(crate) fn object(workspace: &Workspace) -> PathBuf {
-    workspace.target.join("bpf").join(TARGET).join("release/veth-ebpf")
+    workspace.target.join("bpf").join(TARGET).join(OBJECT_PATH)
 }
 
 /// Builds the eBPF programs and returns their object.
 pub(crate) fn ebpf(workspace: &Workspace) -> Result<PathBuf> {
-    let toolchain = Toolchain::find_or_get(workspace)?;
-    command::run(
-        toolchain
-            .cargo_build(workspace)?
-            .args(["--release", "--package", "veth-ebpf", "--target-dir"])
-            .arg(workspace.target.join("bpf")),
-    )?;
-    let object = object(workspace);
+    compile(&Toolchain::find_or_get(workspace)?, workspace, &workspace.target.join("bpf"), &[])
+}
+
+fn compile(
+    toolchain: &Toolchain,
+    workspace: &Workspace,
+    folder: &Path,
+    arguments: &[&str],
+) -> Result<PathBuf> {
+    let mut cargo = toolchain.cargo_build(workspace)?;
+    cargo.args(["--release", "--package", "veth-ebpf"]).args(arguments);
+    command::run(cargo.arg("--target-dir").arg(folder))?;
+    let object = folder.join(TARGET).join(OBJECT_PATH);
     ensure!(object.exists(), "{} is missing after the build", object.display());
     Ok(object)
 }

@@ -5,10 +5,12 @@ mod bench;
 mod build;
 mod ci;
 mod command;
+mod fuzz;
 mod lint;
 mod others;
 mod run;
 mod setup;
+mod soak;
 mod test;
 mod toolchain;
 mod vm;
@@ -42,9 +44,13 @@ enum Task {
     /// Measure veth beside its alternatives, as root, in a throw-away host.
     #[command(subcommand)]
     Bench(bench::Benchmark),
+    /// Keep veth busy, kill it, upgrade it, and account for every frame, as root, in a throw-away host.
+    Soak(soak::Arguments),
+    /// Feed what reads files and frames with what nobody would write.
+    Fuzz(fuzz::Arguments),
     /// Check format, code, documents, spelling and licences.
     Lint,
-    /// Do all that decides whether a change is good: lint, test, a short run.
+    /// Do all that decides whether a change is good: lint, test, a short run, two busy minutes, another kernel.
     Ci,
 }
 
@@ -58,6 +64,8 @@ fn main() -> Result<()> {
         Task::Run(arguments) => run::run(&workspace, arguments),
         Task::Test(arguments) => test::run(&workspace, &arguments),
         Task::Bench(benchmark) => bench::run(&workspace, benchmark),
+        Task::Soak(arguments) => soak::run(&workspace, arguments),
+        Task::Fuzz(arguments) => fuzz::run(&workspace, &arguments),
         Task::Lint => lint::run(&workspace),
         Task::Ci => ci::run(&workspace),
     }

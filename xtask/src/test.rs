@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use nix::unistd::geteuid;
 
 use crate::{
-    build, command, others, run::ensure_sudo, toolchain::Version, vm::Machines, workspace::Workspace,
+    build::Objects, command, others, run::ensure_sudo, toolchain::Version, vm::Machines, workspace::Workspace,
 };
 
 /// What to test.
@@ -27,7 +27,7 @@ pub(crate) struct Arguments {
 enum Tier {
     /// Pure logic and the eBPF object as a file, without root.
     Unit,
-    /// Each eBPF program on frames made by hand, as root.
+    /// Each eBPF program on frames made by hand and at random, and inputs that a fuzzer has kept, as root.
     Prog,
     /// Whole networks of pods, as root.
     Net,
@@ -44,30 +44,30 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     if *tier == Some(Tier::Vm) {
         // First what may be missing, then what takes long.
         let machines = Machines::find_or_get(workspace, kernels)?;
-        return machines.test(workspace, &build::ebpf(workspace)?, harness);
+        return machines.test(workspace, &Objects::build(workspace)?, harness);
     }
-    let object = build::ebpf(workspace)?;
+    let objects = Objects::build(workspace)?;
     if tier.is_none_or(|tier| tier == Tier::Unit) {
         let mut cargo = workspace.command("cargo");
-        cargo.env(build::OBJECT, &object).arg("test").arg("--").args(harness);
-        command::run(&mut cargo)?;
+        objects.tell(&mut cargo);
+        command::run(cargo.arg("test").arg("--").args(harness))?;
     }
     match tier {
         None => {
-            privileged(workspace, &object, &["prog", "net"], None, harness)?;
+            privileged(workspace, &objects, &["fuzz", "prog", "net"], None, harness)?;
             match others::find_or_get(workspace) {
-                Ok(root) => privileged(workspace, &object, &["others"], Some(&root), harness),
+                Ok(root) => privileged(workspace, &objects, &["others"], Some(&root), harness),
                 Err(error) => {
                     eprintln!("veth was not tested beside programs of others: {error:#}");
                     Ok(())
                 }
             }
         }
-        Some(Tier::Prog) => privileged(workspace, &object, &["prog"], None, harness),
-        Some(Tier::Net) => privileged(workspace, &object, &["net"], None, harness),
+        Some(Tier::Prog) => privileged(workspace, &objects, &["fuzz", "prog"], None, harness),
+        Some(Tier::Net) => privileged(workspace, &objects, &["net"], None, harness),
         Some(Tier::Others) => {
             let root = others::find_or_get(workspace)?;
-            privileged(workspace, &object, &["others"], Some(&root), harness)
+            privileged(workspace, &objects, &["others"], Some(&root), harness)
         }
         Some(Tier::Unit | Tier::Vm) => Ok(()),
     }
@@ -79,14 +79,15 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
 /// `veth-user` once.
 fn privileged(
     workspace: &Workspace,
-    object: &Path,
+    objects: &Objects,
     tests: &[&str],
     others: Option<&Path>,
     harness: &[OsString],
 ) -> Result<()> {
     let cargo = |verb| {
         let mut cargo = workspace.command("cargo");
-        cargo.env(build::OBJECT, object).arg(verb);
+        objects.tell(&mut cargo);
+        cargo.arg(verb);
         cargo.args(["--package=veth-user", "--package=veth-tests", "--features=veth-user/test-hooks"]);
         cargo.args(tests.iter().map(|test| format!("--test={test}")));
         cargo

@@ -8,7 +8,7 @@ use veth_tests::{
     need,
     traffic::udp,
 };
-use veth_user::topology::Topology;
+use veth_user::{net::netns, topology::Topology};
 
 #[test]
 fn a_tcx_program_behind_ours_still_runs() {
@@ -68,18 +68,18 @@ fn things_of_others_survive_up_and_down() {
 #[test]
 fn a_namespace_that_was_replaced_by_somebody_else_is_not_removed() {
     let lab = Lab::new();
-    let before = lab.fingerprint();
+    lab.run(|| add_namespace("ns1"));
+    let expected = lab.shape();
+    lab.run(|| netns::remove("ns1").unwrap());
     lab.ok(&["up"]);
     lab.run(|| {
-        veth_user::net::netns::remove("ns1").unwrap();
+        netns::remove("ns1").unwrap();
         add_namespace("ns1");
     });
+    let theirs = lab.pod("ns1").inode().unwrap();
     lab.ok(&["down"]);
-    let theirs = "/run/netns/ns1".to_owned();
-    let mut expected = before;
-    expected.push(theirs);
-    expected.sort();
-    assert_eq!(lab.fingerprint(), expected);
+    assert_eq!(lab.shape(), expected);
+    assert_eq!(lab.pod("ns1").inode().unwrap(), theirs);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, fmt::Write as _};
 use veth_tests::{Lab, Random, need, topology::Declared};
 
 /// How many are tried, of all tests together.
-const USUAL: u64 = 200;
+const USUAL: u64 = 100;
 
 /// Tests that share them, to run side by side.
 const SHARES: u64 = 4;

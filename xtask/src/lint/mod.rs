@@ -41,7 +41,14 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
 }
 
 fn format(workspace: &Workspace) -> Result<()> {
-    command::run(workspace.command("cargo").args(["fmt", "--all", "--", "--check"]))
+    command::run(workspace.command("cargo").args(["fmt", "--all", "--", "--check"]))?;
+    // No member of the workspace.
+    command::run(workspace.command("cargo").args([
+        "fmt",
+        "--manifest-path=tests/fuzz/Cargo.toml",
+        "--",
+        "--check",
+    ]))
 }
 
 /// The eBPF crate takes part: for the host it is an empty program with the same modules.

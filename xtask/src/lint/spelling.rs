@@ -11,9 +11,11 @@ use super::{Finding, report};
 use crate::workspace::Workspace;
 
 /// What the dictionary takes for a mistake and is none, each with its reason.
-const ALLOWED: [&str; 5] = [
+const ALLOWED: [&str; 6] = [
     // `msg_controllen` of `struct msghdr`.
     "controllen",
+    // `--inh-caps` of setpriv: inheritable.
+    "inh",
     // `nd_net` of `struct net_device`.
     "nd",
     // `RTA_OIF`, the interface that a route leads out of.

@@ -1,17 +1,12 @@
 //! The programs that run in a guest: static, for a guest has no libraries, and optimised, for emulation is slow.
 
-use std::{
-    collections::BTreeMap,
-    ffi::OsString,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{collections::BTreeMap, ffi::OsString, path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result};
 use cargo_metadata::Message;
 
 use super::log::Test;
-use crate::{build, command, workspace::Workspace};
+use crate::{build::Objects, command, workspace::Workspace};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
@@ -25,7 +20,7 @@ pub(super) struct Binaries {
 
 impl Binaries {
     /// Builds them.
-    pub(super) fn build(workspace: &Workspace, object: &Path) -> Result<Self> {
+    pub(super) fn build(workspace: &Workspace, objects: &Objects) -> Result<Self> {
         let mut cargo = workspace.command("cargo");
         cargo.args([
             "build",
@@ -36,7 +31,8 @@ impl Binaries {
         ]);
         cargo.args(["--package=veth-user", "--package=veth-tests", "--features=veth-user/test-hooks"]);
         cargo.args(["--bin=veth", "--test=prog", "--test=net"]);
-        cargo.env(build::OBJECT, object).env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
+        objects.tell(&mut cargo);
+        cargo.env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
         let messages = command::capture(&mut cargo)?;
         let mut tests = BTreeMap::new();
         for message in Message::parse_stream(messages.as_bytes()) {

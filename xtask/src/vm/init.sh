@@ -17,7 +17,7 @@ ip link set lo up
 
 export VETH_BIN=/bin/veth VETH_SKIPS=/tmp/skips VETH_FACTS=/tmp/facts
 # Each takes as long as twenty elsewhere.
-export VETH_RANDOM=8 VETH_FRAMES=20000
+export VETH_RANDOM=8 VETH_FRAMES=20000 VETH_FUZZ_FRAMES=5000 VETH_FUZZ_RUNS=20000
 # For whoever asks the harness for `-Zunstable-options --report-time`.
 export RUSTC_BOOTSTRAP=1
 touch "$VETH_SKIPS" "$VETH_FACTS"

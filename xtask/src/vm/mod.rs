@@ -30,7 +30,7 @@ use self::{
     report::Column,
     tools::Tools,
 };
-use crate::{apt, workspace::Workspace};
+use crate::{apt, build::Objects, workspace::Workspace};
 
 /// All that is not ours and has to be fetched: QEMU and kernels.
 pub(crate) struct Machines {
@@ -63,9 +63,9 @@ impl Machines {
     }
 
     /// Runs the tests on each kernel, prints what came of it, and fails unless all passed that can.
-    pub(crate) fn test(&self, workspace: &Workspace, object: &Path, harness: &[OsString]) -> Result<()> {
+    pub(crate) fn test(&self, workspace: &Workspace, objects: &Objects, harness: &[OsString]) -> Result<()> {
         let Self { tools: _, kernels, folder } = self;
-        let binaries = Binaries::build(workspace, object)?;
+        let binaries = Binaries::build(workspace, objects)?;
         let tests = binaries.list(harness)?;
         ensure!(!tests.is_empty(), "no test is left by the filter");
         let logs = folder.join("logs");

@@ -1,6 +1,8 @@
 //! The programs, run by `BPF_PROG_TEST_RUN` with frames made by hand, against the maps that `veth up` has filled.
 #![expect(clippy::unwrap_used, reason = "everything in a test panics when it fails")]
 
+mod fuzz;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use aya::{
@@ -30,6 +32,26 @@ enum Action {
     Drop,
     /// `TC_ACT_REDIRECT`, `XDP_REDIRECT`.
     Redirect,
+}
+
+impl Action {
+    fn of_tc(returned: u32) -> Self {
+        match returned {
+            u32::MAX => Self::Next,
+            2 => Self::Drop,
+            7 => Self::Redirect,
+            other => panic!("the program returned {other}"),
+        }
+    }
+
+    fn of_xdp(returned: u32) -> Self {
+        match returned {
+            1 => Self::Drop,
+            2 => Self::Next,
+            4 => Self::Redirect,
+            other => panic!("the program returned {other}"),
+        }
+    }
 }
 
 for_each_hook!(
@@ -110,12 +132,7 @@ impl Bench {
                 TestRunOptions { data_in: Some(&frame), ctx_in: Some(&context), ..TestRunOptions::default() };
             program.test_run(options).unwrap().return_value
         });
-        match returned {
-            u32::MAX => Action::Next,
-            2 => Action::Drop,
-            7 => Action::Redirect,
-            other => panic!("the program returned {other}"),
-        }
+        Action::of_tc(returned)
     }
 
     fn run_xdp(&self, ifindex: u32, frame: Vec<u8>) -> Action {
@@ -127,12 +144,7 @@ impl Bench {
                 TestRunOptions { data_in: Some(&frame), ctx_in: Some(&context), ..TestRunOptions::default() };
             program.test_run(options).unwrap().return_value
         });
-        match returned {
-            1 => Action::Drop,
-            2 => Action::Next,
-            4 => Action::Redirect,
-            other => panic!("the program returned {other}"),
-        }
+        Action::of_xdp(returned)
     }
 
     /// What running the program once adds to the counters of each port.

@@ -50,7 +50,8 @@ use crate::{fingerprint, hook};
 /// How long anything may take before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// BPF objects are counted for the whole machine; a test that counts them must be alone.
+/// BPF objects are counted for the whole machine, and a processor's backlog holds the frames of all its namespaces: a test
+/// that counts the ones or fills the other must be alone.
 static MACHINE: RwLock<()> = RwLock::new(());
 
 type Job = Box<dyn FnOnce() + Send>;

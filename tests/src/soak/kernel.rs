@@ -35,7 +35,8 @@ fn counter(pod: &Netns, file: &str, protocol: &str, name: &str) -> u64 {
 }
 
 /// Frames that the backlogs of all CPUs had no room for, since the machine was started.
-pub(super) fn softnet_drops() -> u64 {
+#[must_use]
+pub fn softnet_drops() -> u64 {
     let text = fs::read_to_string("/proc/net/softnet_stat").unwrap();
     let dropped = |line: &str| u64::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap();
     text.lines().map(dropped).sum()

@@ -5,7 +5,7 @@ mod churn;
 mod flow;
 mod follow;
 mod host;
-mod kernel;
+pub mod kernel;
 mod kill;
 mod load;
 mod report;

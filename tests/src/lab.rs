@@ -48,7 +48,7 @@ use veth_user::{
 use crate::{fingerprint, hook};
 
 /// How long anything may take before a test gives up.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// BPF objects are counted for the whole machine, and a processor's backlog holds the frames of all its namespaces: a test
 /// that counts the ones or fills the other must be alone.
@@ -380,6 +380,14 @@ impl Running {
         kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
     }
 
+    /// Whether it does something itself when it gets a signal.
+    #[must_use]
+    pub fn catches(&self, signal: Signal) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+        u64::from_str_radix(caught.trim(), 16).unwrap() & 1 << (signal as u32 - 1) != 0
+    }
+
     /// Waits until it has printed some text, and returns everything until then.
     pub fn wait_for(&mut self, text: &str) -> String {
         self.try_wait_for(text).unwrap_or_else(|seen| panic!("ended without printing {text:?}: {seen}"))
@@ -530,10 +538,14 @@ pub fn delete_link(name: &str) {
     });
 }
 
-/// Stops everything that a pod says by itself, by taking IPv6 away.
+/// Stops everything that a pod says by itself: IPv6 is taken away, and neighbours are not asked again whether they are still
+/// there.
 pub fn silence(pod: &Netns) {
-    let path = "/proc/sys/net/ipv6/conf/eth0/disable_ipv6";
-    pod.run(|| std::fs::write(path, "1")).unwrap().unwrap();
+    for (path, value) in
+        [("ipv6/conf/eth0/disable_ipv6", "1"), ("ipv4/neigh/eth0/delay_first_probe_time", "3600")]
+    {
+        pod.run(|| std::fs::write(format!("/proc/sys/net/{path}"), value)).unwrap().unwrap();
+    }
 }
 
 /// Stops a pod's router solicitations, which would otherwise be counted in the middle of a test.

@@ -3,6 +3,7 @@
 use std::{
     io::{Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
 };
@@ -11,6 +12,16 @@ use socket2::SockRef;
 use veth_user::net::Netns;
 
 use crate::lab::PATIENCE;
+
+/// Tells other threads to end when it is dropped, also by a panic: a scope waits for them.
+#[derive(Debug)]
+pub struct End<'a>(pub &'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 /// Sends some bytes by TCP and checks that the same arrive.
 pub fn tcp(from: &Netns, to: &Netns, address: IpAddr, bytes: usize) {

@@ -16,7 +16,7 @@ pub(super) fn receive_errors(pod: &Netns) -> u64 {
 /// TCP segments that a pod sent again, and how many of those had arrived before, as the receiver said (RFC 2883): a sender
 /// that does not run in time takes for lost what is not.
 pub(super) fn retransmissions(pod: &Netns) -> [u64; 2] {
-    [snmp(pod, "Tcp", "RetransSegs"), counter(pod, "netstat", "TcpExt", "TCPDSACKRecv")]
+    [snmp(pod, "Tcp", "RetransSegs"), counter(pod, "netstat", "TcpExt", "TCPDSACKRecvSegs")]
 }
 
 fn snmp(pod: &Netns, protocol: &str, name: &str) -> u64 {
@@ -88,10 +88,14 @@ impl Process {
     pub(super) fn of(pid: u32) -> Self {
         let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         let line = text.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
-        let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+        // Some are open for a moment only.
+        let descriptors = (0..5).map(|_| {
+            thread::sleep(Duration::from_millis(100));
+            fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+        });
         Self {
             memory: line.split_whitespace().nth(1).unwrap().parse().unwrap(),
-            descriptors: descriptors.try_into().unwrap(),
+            descriptors: descriptors.min().unwrap().try_into().unwrap(),
         }
     }
 }

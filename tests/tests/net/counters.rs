@@ -1,11 +1,13 @@
 //! Counters equal what was sent, and the kernel's own, to the packet.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use veth_tests::{
     Lab, Pair, for_each_hook,
     frame::{ETHERTYPE_EXPERIMENTAL, ethernet},
     lab::{pins, pod_link_stats, silence},
     topology::Declared,
-    traffic::{bind, udp},
+    traffic::{End, bind, udp},
 };
 
 use veth_user::datapath::Hook;
@@ -78,10 +80,11 @@ fn equal_to_what_was_sent_and_to_the_kernels(hook: Hook) {
 fn conserved_in_every_snapshot_under_load(hook: Hook) {
     let lab = Lab::new();
     let Pair { a, b, out, .. } = Pair::wire(&lab, hook);
-    let done = std::sync::atomic::AtomicBool::new(false);
+    let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _end = End(&done);
         scope.spawn(|| {
-            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            while !done.load(Ordering::Relaxed) {
                 out.send(&ethernet(b, a, ETHERTYPE_EXPERIMENTAL, &[0; 100]));
             }
         });
@@ -97,7 +100,6 @@ fn conserved_in_every_snapshot_under_load(hook: Hook) {
             assert!(now >= last, "counters never go back");
             last = now;
         }
-        done.store(true, std::sync::atomic::Ordering::Relaxed);
     });
 }
 

@@ -1,6 +1,10 @@
 //! `veth drops`: who dropped what, where and why, with the pod that it concerns.
 
-use std::{net::UdpSocket, process::Command};
+use std::{
+    net::UdpSocket,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -17,6 +21,9 @@ use veth_tests::{
 const LAN: &str =
     "name = \"lab\"\n\n[switch.lan]\nsubnet = \"10.1.0.0/24\"\npods = [\"a\", \"b\"]\nspoof_check = true\n";
 
+/// How often a table comes.
+const EVERY: Duration = Duration::from_millis(300);
+
 /// Starts to look, and waits until it has once: it counts from before that on.
 fn start(lab: &Lab, args: &[&str]) -> Running {
     let mut running = lab.start(args, &[]);
@@ -24,10 +31,13 @@ fn start(lab: &Lab, args: &[&str]) -> Running {
     running
 }
 
-/// Ends it with the next table, and returns the last.
+/// Ends it with a table that it has begun now, and returns that. Those that nobody has read wait before.
 fn last(mut running: Running) -> Vec<Value> {
-    running.wait_for("\n");
-    let line = running.wait_for("\n");
+    let start = Instant::now();
+    let mut line = String::new();
+    while start.elapsed() < 3 * EVERY {
+        line = running.wait_for("\n");
+    }
     running.signal(Signal::SIGINT);
     assert!(running.finish().status.success());
     serde_json::from_str(line.trim()).unwrap()
@@ -57,7 +67,7 @@ fn the_kernels_drops_have_a_reason_and_a_pod() {
     let open = bind(&two, "10.1.0.2");
     SockRef::from(&full).set_recv_buffer_size(2_048).unwrap();
     let unused = bind(&two, "10.1.0.2").local_addr().unwrap();
-    let running = start(&lab, &["drops", "--watch", "300ms", "--json"]);
+    let running = start(&lab, &["drops", "--watch", &format!("{}ms", EVERY.as_millis()), "--json"]);
 
     for _ in 0..40 {
         sender.send_to(&[0; 1_000], full.local_addr().unwrap()).unwrap();
@@ -131,7 +141,7 @@ fn our_own_drops_are_told_by_reason() {
     }
     wire.one.run(|| set_link("eth0", |link| link.mtu(9_000))).unwrap();
     lab.run(|| set_link("wire-ns1", |link| link.mtu(9_000)));
-    let running = start(&lab, &["drops", "--watch", "300ms", "--json"]);
+    let running = start(&lab, &["drops", "--watch", &format!("{}ms", EVERY.as_millis()), "--json"]);
     let forged = frame::udp([10, 7, 7, 7].into(), [10, 1, 0, 2].into(), 9, &[0; 20], 1_400).remove(0);
     for _ in 0..6 {
         lan.out.send(&ethernet(lan.b, Mac::new([2, 9, 9, 9, 9, 9]), ETHERTYPE_EXPERIMENTAL, &[0; 50]));

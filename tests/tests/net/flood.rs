@@ -16,7 +16,7 @@ use veth_tests::{
     packet::PacketSocket,
     pair,
     soak::kernel::softnet_drops,
-    traffic::udp,
+    traffic::{End, udp},
 };
 use veth_user::{datapath::Hook, net::Netns};
 
@@ -33,15 +33,6 @@ const DATAGRAMS: usize = 300;
 
 /// How often somebody looks meanwhile.
 const LOOKS: usize = 10;
-
-/// Ends the flood when dropped.
-struct End<'a>(&'a AtomicBool);
-
-impl Drop for End<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
 
 fn packets(stats: &Value, port: usize, path: &str) -> u64 {
     stats["ports"][port].pointer(path).unwrap_or_else(|| panic!("no {path} in {stats}")).as_u64().unwrap()

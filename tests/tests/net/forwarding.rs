@@ -2,7 +2,12 @@
 
 use std::{net::IpAddr, thread};
 
-use veth_tests::{Lab, behind::Behind, lab::with_netlink, traffic::udp};
+use veth_tests::{
+    Lab,
+    behind::Behind,
+    lab::{eventually, with_netlink},
+    traffic::udp,
+};
 use veth_user::net::{
     Netns,
     address::Cidr,
@@ -81,7 +86,7 @@ fn paths_reach_what_they_may() {
             }
         });
         // Without a table everybody reaches everybody, who knows a way back.
-        assert_eq!(reaches(&one, &inner), [true; 2]);
+        eventually("links are ready", || reaches(&one, &inner) == [true; 2]);
         let mut first = path(1, 101, true);
         first.subnets.extend(networks(2));
         let paths = [first, path(3, 102, true), path(4, 103, false)];

@@ -20,8 +20,9 @@ fn a_tcx_program_behind_ours_still_runs() {
     let (one, two) = (lab.pod("switch-pod1"), lab.pod("switch-pod2"));
     let index = lab.link("switch-pod1").index;
     let foreign = lab.run(move || Foreign::tcx(index, Place::Last, Verdict::Next));
-    let before = lab.quiet_stats("switch")["ports"][0].clone();
+    // First: what comes in between was seen by it, too.
     let seen = foreign.seen();
+    let before = lab.quiet_stats("switch")["ports"][0].clone();
     assert_eq!(udp(&one, &two, "10.200.0.2".parse().unwrap(), 100, 5), 0);
     let after = lab.quiet_stats("switch")["ports"][0].clone();
     let passed = |port: &serde_json::Value| port["passed"]["packets"].as_u64().unwrap();

@@ -1,6 +1,6 @@
 //! Up, down, run, exec, ls: what they promise, from outside.
 
-use std::{process::Command, time::Duration};
+use std::{process::Command, thread, time::Duration};
 
 use nix::sys::signal::Signal;
 use veth_tests::{
@@ -101,7 +101,7 @@ fn run_cleans_up_after_signals_and_a_panic() {
 fn an_interrupted_up_is_rolled_back() {
     let lab = Lab::new();
     let before = lab.fingerprint();
-    let running = lab.start(&["up", "--pods", "100"], &[]);
+    let running = lab.start(&["up", "--pods", "300"], &[]);
     eventually("it is in the middle of its work", || lab.links().len() > 20);
     running.signal(Signal::SIGINT);
     let finished = running.finish();
@@ -114,7 +114,10 @@ fn a_second_command_waits_for_the_first() {
     let lab = Lab::new();
     let first = lab.start(&["up", "--pods", "40"], &[]);
     eventually("the first has begun", || lab.links().len() > 5);
+    first.signal(Signal::SIGSTOP);
     let second = lab.start(&["up", "--pods", "40"], &[]);
+    thread::sleep(Duration::from_secs(1));
+    first.signal(Signal::SIGCONT);
     let (first, second) = (first.finish(), second.finish());
     assert!(first.status.success() && second.status.success(), "{first:?} {second:?}");
     assert!(second.err.contains("waiting for another veth command"), "{second:?}");
@@ -227,7 +230,7 @@ fn the_programs_messages_are_shown_while_somebody_watches() {
     let socket = pod.run(|| std::net::UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
     for _ in 0..5 {
         let _unused: std::io::Result<usize> = socket.send_to(b"x", "10.200.9.9:9");
-        std::thread::sleep(Duration::from_millis(100));
+        thread::sleep(Duration::from_millis(100));
     }
     running.signal(Signal::SIGTERM);
     let finished = running.finish();

@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use nix::sys::signal::Signal;
+use nix::sys::{
+    signal::Signal,
+    socket::{setsockopt, sockopt::RcvBufForce},
+};
 use rtnetlink::{LinkMessageBuilder, LinkVeth};
 use veth_tests::{
     Finished, Lab,
@@ -67,6 +70,8 @@ fn while_traffic_flows(from: &Netns, to: &Netns, address: IpAddr, work: impl FnO
     let (sender, receiver) = (bind(from, ip("0.0.0.0")), bind(to, address));
     let target = receiver.local_addr().unwrap();
     receiver.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    // For as long as the receiving thread may have to wait for a processor.
+    setsockopt(&receiver, RcvBufForce, &(8 << 20)).unwrap();
     let count = |receiver: UdpSocket| {
         let mut next = 0_usize;
         let mut bytes = [0_u8; 8];

@@ -1,22 +1,27 @@
 //! From build to build and back: nothing is lost, miscounted or left.
 
-use std::{collections::BTreeSet, fs};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use aya::programs::ProgramInfo;
+use veth_common::{FdbKey, Mac, Target};
 use veth_tests::{
     Lab, Running,
     fingerprint::assert_same,
     for_each_hook,
     foreign::Foreign,
     hook,
-    lab::{delete_link, pins},
+    lab::{delete_link, pins, with_netlink},
     need,
     planted::Planted,
     topology::Declared,
     traffic::{tcp, udp},
     variant::{Build, Builds},
 };
-use veth_user::{datapath::Hook, net::netns};
+use veth_user::{
+    datapath::{Hook, attach},
+    net::netns,
+    state::DEFAULT_PIN_DIR,
+};
 
 /// A switch whose pods are checked, a wire, and pairs that are only counted.
 const ALL_KINDS: &str = "name = \"all\"\nhook = \"HOOK\"\n\
@@ -57,8 +62,7 @@ fn counters(lab: &Lab, builds: &Builds, build: Build) -> serde_json::Value {
 /// What the kernel calls the instructions of the pinned programs.
 fn programs(lab: &Lab) -> BTreeSet<u64> {
     lab.run(|| {
-        let layouts =
-            fs::read_dir("/sys/fs/bpf/veth").unwrap().map(|layout| layout.unwrap().path().join("all"));
+        let layouts = fs::read_dir(DEFAULT_PIN_DIR).unwrap().map(|layout| layout.unwrap().path().join("all"));
         let pins = layouts.flat_map(|folder| fs::read_dir(folder).into_iter().flatten());
         pins.map(|pin| pin.unwrap())
             .filter(|pin| pin.file_name().to_str().unwrap().starts_with("prog_"))
@@ -107,7 +111,7 @@ fn counters_go_on_over_every_upgrade_and_back(hook: Hook) {
     assert_same(&before, &lab.fingerprint(), "the host");
 }
 
-for_each_hook!(counters_go_on_over_every_upgrade_and_back);
+for_each_hook!(counters_go_on_over_every_upgrade_and_back, a_change_of_another_build_is_to_its_programs);
 
 #[test]
 fn up_upgrades_what_it_then_changes() {
@@ -266,14 +270,105 @@ fn maps_that_nobody_needs_go_with_their_layout() {
     let with =
         Declared::new("name = \"all\"\n[switch.lan]\nsubnet = \"10.1.0.0/24\"\npods = [\"a\", \"b\"]\n");
     let without =
-        Declared::new("name = \"all\"\n[bridge.lan]\nsubnet = \"10.1.0.0/24\"\npods = [\"a\", \"b\"]\n");
+        Declared::new("name = \"all\"\n[direct.lan]\nsubnet = \"10.1.0.0/24\"\npods = [\"a\", \"b\"]\n");
     ok(&lab, &builds, Build::Own, &with.args("up"));
     ok(&lab, &builds, Build::Own, &without.args("up"));
     assert!(lab.run(|| pins("all").exists()), "or this shows nothing");
     for build in [Build::Next, Build::Own] {
         ok(&lab, &builds, build, &["upgrade", "all"]);
         assert!(ok(&lab, &builds, build, &without.args("plan")).contains("nothing to do"), "{build:?}");
-        assert!(build == Build::Own || !lab.run(|| pins("all").exists()), "of the layout before");
+        assert!(
+            !lab.run(|| Path::new(DEFAULT_PIN_DIR).exists()),
+            "{build:?}: pins of one layout or the other"
+        );
+    }
+}
+
+/// Killed on the way back, with a third build's programs loaded, and then what it came from goes: it is not taken for what it
+/// was before.
+#[test]
+fn a_way_back_that_leads_to_nothing_is_known_to_do_so() {
+    let (lab, builds) = (Lab::new(), Builds::new());
+    let file = Declared::new(&ALL_KINDS.replace("HOOK", "clsact"));
+    ok(&lab, &builds, Build::Own, &file.args("up"));
+    quiet(&lab);
+    let its = programs(&lab);
+    let killed_after = |build: Build, step: u32| {
+        let stop = step.to_string();
+        let finished =
+            start(&lab, &builds, build, &["upgrade", "all"], &[("VETH_STOP_AFTER", &stop)]).finish();
+        assert!(finished.was_killed(), "{build:?} after step {step}: {finished:?}");
+    };
+    for step in 1..=5 {
+        let counted = counters(&lab, &builds, Build::Own);
+        // Programs without maps, which the next one removes.
+        killed_after(Build::Next, 3);
+        killed_after(Build::Other, step);
+        killed_after(Build::Next, 2);
+        exchange(&lab);
+        let up = ok(&lab, &builds, Build::Own, &file.args("up"));
+        assert!(!up.contains("all is up: "), "step {step}: it was made again");
+        exchange(&lab);
+        let what = format!("killed after step {step}");
+        assert_counted(&counters(&lab, &builds, Build::Own), &counted, 2 * EXCHANGED, &what);
+        assert!(ok(&lab, &builds, Build::Own, &file.args("plan")).contains("nothing to do"), "{what}");
+        assert_eq!(programs(&lab), its, "{what}: its programs, and no others");
+    }
+}
+
+/// A change of another build that also takes something away looks into the maps by the former programs first.
+fn a_change_of_another_build_is_to_its_programs(hook: Hook) {
+    if !hook::is_there(hook) {
+        return;
+    }
+    let (lab, builds) = (Lab::new(), Builds::new());
+    let file = Declared::new(&ALL_KINDS.replace("HOOK", hook.name()));
+    let fewer = Declared::new(&ALL_KINDS.replace("HOOK", hook.name()).replace(", \"b\"", ""));
+    ok(&lab, &builds, Build::Own, &file.args("up"));
+    ok(&lab, &builds, Build::Other, &fewer.args("up"));
+    let (attached, pinned) = lab.run(move || {
+        let attached = with_netlink(async |netlink| {
+            let link = netlink.link("all-a").await.unwrap();
+            attach::attached_by(netlink, &link, hook).await.unwrap()
+        });
+        let name = if hook.is_xdp() { "prog_veth_xdp" } else { "prog_veth_ingress" };
+        (attached, ProgramInfo::from_pin(pins("all").join(name)).unwrap().id())
+    });
+    let [attached] = attached.as_slice() else { panic!("{attached:?}") };
+    assert_eq!(attached.program, Some(pinned), "{attached:?}");
+}
+
+/// By another build, so that programs are replaced before it fails.
+#[test]
+fn a_change_of_another_build_that_fails_strands_nobody() {
+    let (lab, builds) = (Lab::new(), Builds::new());
+    let switch = |pods: &str| {
+        Declared::new(&format!(
+            "name = \"all\"\nhook = \"clsact\"\n[switch.lan]\nsubnet = \"10.1.0.0/24\"\npods = [{pods}]\n"
+        ))
+    };
+    let (small, large) = (switch("\"a\", \"b\""), switch("\"a\", \"b\", \"c\""));
+    ok(&lab, &builds, Build::Own, &small.args("up"));
+    let keys = || {
+        (0..40_000_u32).map(|number| {
+            let [_, a, b, c] = number.to_be_bytes();
+            FdbKey { domain: 77, mac: Mac::new([2, 77, 0, a, b, c]) }
+        })
+    };
+    let refused = lab.datapath(Hook::Clsact, "all", move |datapath| {
+        keys().filter(|key| datapath.set_fdb(*key, &Target::default()).is_err()).count()
+    });
+    assert!(refused > 0, "the map is not full");
+    let failed = start(&lab, &builds, Build::Other, &large.args("up"), &[]).finish();
+    assert!(failed.status.code() == Some(1) && failed.err.contains("the map is full"), "{failed:?}");
+    lab.datapath(Hook::Clsact, "all", move |datapath| {
+        keys().for_each(|key| datapath.remove_fdb(key).unwrap());
+    });
+    let (a, b) = (lab.pod("all-a"), lab.pod("all-b"));
+    for (build, file) in [(Build::Own, &small), (Build::Other, &large)] {
+        assert_eq!(udp(&a, &b, "10.1.0.2".parse().unwrap(), 100, 20), 0);
+        ok(&lab, &builds, build, &file.args("up"));
+        assert!(ok(&lab, &builds, build, &file.args("plan")).contains("nothing to do"), "{build:?}");
     }
 }
 

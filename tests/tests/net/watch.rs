@@ -45,6 +45,7 @@ fn start(lab: &Lab, args: &[&str], last: &'static str) -> Running {
     let running = lab.start(args, &[]);
     let all = 1 + usize::from(args[0] == "capture");
     eventually("it watches", || watchers(lab, last) == all);
+    eventually("it is ready for signals", || running.catches(Signal::SIGINT));
     running
 }
 
@@ -270,7 +271,7 @@ fn who_does_not_read_loses_events_and_holds_nobody_up() {
     }
     let (lab, _file) = lab(Hook::Tcx);
     let Pair { a, b, out, two, .. } = Pair::open(&lab, ["lab-a", "lab-b"]);
-    let running = start(&lab, &["trace", "--of", "lab/a"], "lab-a");
+    let running = start(&lab, &["trace", "--of", "lab/a"], "lab-c");
     running.signal(Signal::SIGSTOP);
     let before = pod_link_stats(&two, "eth0");
     let frame = ethernet(b, a, ETHERTYPE_EXPERIMENTAL, &[0; 100]);

@@ -86,8 +86,8 @@ fn every_accepted_frame_is_delivered() {
         let pair = Pair::up(&lab, Hook::Xdp, args, pods);
         let Outcome { redirected, received, refused, sent } = run(&lab, topology, links, &pair, SMALL_BATCH);
         assert_eq!(redirected, FRAMES, "{topology}");
-        assert_eq!(received, FRAMES, "{topology}: no ring was ever full");
-        assert_eq!((refused, sent), (0, received), "{topology}");
+        // A ring gets full where who empties it has to wait for a processor.
+        assert_eq!((received + refused, sent), (FRAMES, received), "{topology}");
     }
 }
 

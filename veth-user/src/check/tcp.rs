@@ -115,10 +115,13 @@ fn send(target: SocketAddr, interface: &str, pair: &Pair, duration: Duration) ->
     stream.set_write_timeout(Some(TIMEOUT))?;
     let chunk = vec![0_u8; CHUNK];
     let start = Instant::now();
-    while start.elapsed() < duration {
+    // At least once, however long this thread had to wait.
+    loop {
         stream.write_all(&chunk)?;
+        if start.elapsed() >= duration {
+            return Ok(());
+        }
     }
-    Ok(())
 }
 
 /// Counts what arrives on one connection until its end.

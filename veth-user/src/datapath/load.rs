@@ -143,6 +143,7 @@ pub fn load(roots: &Roots, topology: &str, options: &LoadOptions) -> Result<(), 
         };
         pinned.map_err(|source| pin_error("pin the program", path, source))?;
     }
+    hooks::step();
     for name in MAPS {
         let path = pins.map(name);
         let map = ebpf.map(name).ok_or_else(|| Error::BadObject(format!("it has no map {name}")))?;

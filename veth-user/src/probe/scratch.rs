@@ -16,12 +16,16 @@ use crate::{
     net::{
         self, Netlink, Netns,
         link::{End, Pair},
+        sysctl,
         tc::{Direction, Position},
     },
 };
 
-/// How long a link may take to carry frames, and a frame to arrive.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a link may take to carry frames: the kernel looks at links in turn.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a frame may take to arrive.
+const ARRIVAL: Duration = Duration::from_millis(500);
 
 /// How often that is looked at.
 const POLL: Duration = Duration::from_millis(1);
@@ -74,6 +78,8 @@ impl Scratch {
                     queues: 1,
                 })
                 .await?;
+            // What a host end says by itself when it comes up would be counted in the pod.
+            host.run(|| sysctl::disable_ipv6(HOST_ENDS[number]))??;
             inside.set_up(inside.link("eth0").await?.index).await?;
             netlink.set_up(netlink.link(HOST_ENDS[number]).await?.index).await?;
         }
@@ -173,7 +179,7 @@ fn open_eth0() -> io::Result<Socket> {
     let length = u32::try_from(size_of::<libc::sockaddr_ll>()).unwrap_or_default();
     // SAFETY: filled in above, of that length.
     socket.bind(&unsafe { SockAddr::new(storage, length) })?;
-    socket.set_read_timeout(Some(PATIENCE / 4))?;
+    socket.set_read_timeout(Some(ARRIVAL))?;
     Ok(socket)
 }
 

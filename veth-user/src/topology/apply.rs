@@ -166,7 +166,7 @@ impl Worker<'_> {
             Step::Settle { pod } => self.settle(&topology.pods[*pod]).await,
             Step::Mark => self.mark().await,
             Step::Load => self.load().await,
-            Step::Replace => Ok(datapath::reload(&self.pins(), &self.load_options().await?)?),
+            Step::Replace => self.replace().await,
             Step::Migrate => self.migrate().await,
             Step::Carry => self.carry(),
             Step::Ovs => Ok(self.ovs.start()?),
@@ -459,7 +459,9 @@ impl Worker<'_> {
         // What is pinned is of paths that have gone since: programs are loaded only where there are none.
         pins::remove_all(self.roots, name)?;
         pins::prepare(self.roots)?;
-        Ok(datapath::load(self.roots, name, &self.load_options().await?)?)
+        datapath::load(self.roots, name, &self.load_options().await?)?;
+        self.datapath = None;
+        Ok(())
     }
 
     async fn load_options(&self) -> Result<LoadOptions, Error> {
@@ -471,12 +473,20 @@ impl Worker<'_> {
 
     /// Programs and maps of our layout beside the others. Those of an interrupted migration are there already, and may
     /// be in use, unless they are not whole.
+    async fn replace(&mut self) -> Result<(), Error> {
+        datapath::reload(&self.pins(), &self.load_options().await?)?;
+        // What a step before has opened are the former ones.
+        self.datapath = None;
+        Ok(())
+    }
+
     async fn migrate(&mut self) -> Result<(), Error> {
         let (name, options) = (&self.topology.name, self.load_options().await?);
         if self.is_loaded() {
             datapath::reload(&self.pins(), &options)?;
         } else {
             pins::remove_layout(self.roots, name, object::layout())?;
+            hooks::step();
             datapath::load(self.roots, name, &options)?;
         }
         // What cannot be read later is better known now.

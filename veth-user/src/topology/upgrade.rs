@@ -94,6 +94,11 @@ pub(super) async fn migrate(
     let is_begun = pins::layouts(roots, &name).contains(&object::layout());
     let before = found.before.clone().or_else(|| Some(found.topology.clone()));
     let mut record = Record { phase: Phase::Changing, before, ..found.clone() };
+    if record.is_of_our_layout() {
+        // From here on it is not known which: should the other layout's pins go before this is done, the next `up` replaces
+        // them, and does not take them for those of the build that was here before.
+        record.programs.clear();
+    }
     roots.save(&record)?;
     hooks::step();
     let changes_what_runs =

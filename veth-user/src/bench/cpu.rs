@@ -155,7 +155,7 @@ mod tests {
         let before = accounting.now().unwrap();
         let ours = || Duration::from(clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).unwrap());
         let start = ours();
-        while ours() - start < Duration::from_millis(200) {}
+        while ours() < start + Duration::from_millis(200) {}
         let (spent, outside) = accounting.now().unwrap().since(&before);
         assert!(spent.busy() > 0.1, "{spent:?}");
         assert!(outside < spent.busy() + spent.steal, "{outside} of {spent:?}");

@@ -342,6 +342,9 @@ fn files(folder: &Path, lines: &mut Vec<String>) {
             files(&path, lines);
         } else if file.file_type().is_socket() {
             lines.push(format!("{place} socket {:o}", file.mode()));
+        } else if file.is_symlink() {
+            // Where it leads is not ours to follow: one of somebody else's may not be (`fs.protected_symlinks`).
+            lines.push(format!("{place} link to {}", fs::read_link(&path).unwrap().display()));
         } else if let Some(content) = fs::read(&path).ok().filter(|_| !folder.starts_with(PINS)) {
             lines.push(format!("{place} {:o} #{:016x}", file.mode(), digest(&content)));
         } else {

@@ -10,6 +10,9 @@ use crate::{build::Objects, command, workspace::Workspace};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
+/// The binary of veth.
+const VETH: &str = "veth";
+
 /// veth and its tests.
 pub(super) struct Binaries {
     /// veth itself.
@@ -36,13 +39,15 @@ impl Binaries {
         let messages = command::capture(&mut cargo)?;
         let mut tests = BTreeMap::new();
         for message in Message::parse_stream(messages.as_bytes()) {
+            // Other binaries of a package come with its tests.
             if let Message::CompilerArtifact(artifact) = message.context("read what cargo built")?
+                && (artifact.target.is_test() || artifact.target.name == VETH)
                 && let Some(executable) = artifact.executable
             {
                 tests.insert(artifact.target.name, executable.into());
             }
         }
-        let veth = tests.remove("veth").context("cargo built no veth")?;
+        let veth = tests.remove(VETH).context("cargo built no veth")?;
         Ok(Self { veth, tests })
     }
 

@@ -32,7 +32,7 @@ use nix::{
 };
 use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 use serde_json::Value;
-use veth_common::{LAYOUT_VERSION, Mac, Port};
+use veth_common::{FdbKey, LAYOUT_VERSION, Mac, Port};
 use veth_user::{
     datapath::{Datapath, Hook, pins::Pins},
     net::{
@@ -552,6 +552,14 @@ pub fn silence(pod: &Netns) {
 pub fn hush(pod: &Netns) {
     let path = "/proc/sys/net/ipv6/conf/eth0/router_solicitations";
     pod.run(|| std::fs::write(path, "0")).unwrap().unwrap();
+}
+
+/// Pods that no switch has, more than any FDB of a few ports has room for.
+pub fn strangers() -> impl Iterator<Item = FdbKey> {
+    (0..40_000_u32).map(|number| {
+        let [_, a, b, c] = number.to_be_bytes();
+        FdbKey { domain: 77, mac: Mac::new([2, 77, 0, a, b, c]) }
+    })
 }
 
 /// Waits until something holds.

@@ -1,11 +1,12 @@
 //! `cargo xtask build-ebpf` and `cargo xtask build`: the eBPF object, and veth with the object inside.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     command,
@@ -30,12 +31,18 @@ impl Objects {
     pub(crate) fn build(workspace: &Workspace) -> Result<Self> {
         let object = ebpf(workspace)?;
         let toolchain = Toolchain::find_or_get(workspace)?;
+        // In a folder of their own, where none is taken for the object, and what they have in common is built once.
         let folder = workspace.target.join("bpf-variants");
         let mut variants = Vec::new();
         for (feature, variable) in VARIANTS {
-            // A folder each: cargo would not build what is there under the same name.
-            let folder = folder.join(feature);
-            variants.push((variable, compile(&toolchain, workspace, &folder, &["--features", feature])?));
+            let built = compile(&toolchain, workspace, &folder, &["--features", feature])?;
+            let variant = folder.join(feature);
+            // The next one goes to the same place. What is as it was is not touched: cargo would embed it anew.
+            let content = fs::read(&built).with_context(|| format!("read {}", built.display()))?;
+            if fs::read(&variant).ok().as_ref() != Some(&content) {
+                fs::write(&variant, content).with_context(|| format!("write {}", variant.display()))?;
+            }
+            variants.push((variable, variant));
         }
         Ok(Self { object, variants })
     }

@@ -4,10 +4,10 @@ use veth_user::topology::model::HookWish;
 
 use super::{
     host::Host,
-    kernel::{Holdings, Process},
+    kernel::{Holdings, Look, Slack},
     report::Report,
 };
-use crate::{Random, Running, variant::Build};
+use crate::{Random, variant::Build};
 
 /// Pods that stay.
 const PODS: usize = 2;
@@ -15,33 +15,18 @@ const PODS: usize = 2;
 /// The largest batch.
 const BATCH: usize = 24;
 
-/// How much kernel memory may differ between two looks, in KiB, whatever the number of pods: slabs are filled and emptied.
-const SLACK: u64 = 16 << 10;
-
-/// How much our own may, in KiB.
-const OWN_SLACK: u64 = 1 << 10;
+/// How much memory may differ between two looks, whatever the number of pods: slabs are filled and emptied.
+const SLACK: Slack = Slack { kernel: 16 << 10, own: 1 << 10 };
 
 /// How many pods come and go.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, clap::Args)]
 pub struct Churn {
-    /// Pods that are made and removed.
+    /// How many pods are made and removed
+    #[arg(long, default_value_t = 10_000)]
     pub pods: u64,
-    /// Where random numbers begin.
+    /// Where random numbers begin
+    #[arg(long, default_value_t = 1)]
     pub seed: u64,
-}
-
-/// Everything that could grow.
-struct Look {
-    kernel: Holdings,
-    processes: Vec<(&'static str, Process)>,
-}
-
-impl Look {
-    fn take(running: &[(&'static str, &Running)]) -> Self {
-        let kernel = Holdings::settled();
-        let processes = running.iter().map(|(name, running)| (*name, Process::of(running.pid()))).collect();
-        Self { kernel, processes }
-    }
 }
 
 /// Half of them come and go one after the other, half in random batches.
@@ -69,21 +54,15 @@ pub fn churn(options: &Churn, progress: &dyn Fn(u64, u64)) -> Report {
     for _ in 0..3 {
         come_and_go(BATCH);
     }
-    let before = Look::take(&running);
+    let before = Look::settled(&running);
     while come_and_go(1) < options.pods / 2 {}
     let half = Holdings::settled().memory;
     while come_and_go(1 + random.below(BATCH)) < options.pods {}
-    let after = Look::take(&running);
+    let after = Look::settled(&running);
     let mut report = Report::default();
     report.at_least("pods made and removed", gone, options.pods);
     report.tell("kernel memory after half of them, KiB", half);
-    report.flat("kernel memory, KiB", before.kernel.memory, after.kernel.memory, SLACK);
-    report.flat("BPF programs, maps and links", before.kernel.objects, after.kernel.objects, 0);
-    for ((name, before), (_, after)) in before.processes.iter().zip(&after.processes) {
-        report.flat(format!("memory of `{name}`, KiB"), before.memory, after.memory, OWN_SLACK);
-        let what = format!("descriptors of `{name}`");
-        report.flat(what, before.descriptors, after.descriptors, 0);
-    }
+    after.tell_since(&before, SLACK, &mut report);
     drop((metrics, agent));
     host.leave(&[Build::Own], &empty, &mut report);
     report

@@ -19,11 +19,13 @@ use crate::{
 const WANTED: Duration = Duration::from_millis(100);
 
 /// How often, and among how many pods.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, clap::Args)]
 pub struct Follow {
-    /// Changes of a link, each of which is taken back.
+    /// How often a link is changed, which is taken back each time
+    #[arg(long, default_value_t = 100)]
     pub count: u64,
-    /// Pods of the switch.
+    /// Pods of the switch
+    #[arg(long, default_value_t = 1_000)]
     pub pods: usize,
 }
 

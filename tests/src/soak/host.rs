@@ -27,6 +27,20 @@ const PATIENCE: Duration = Duration::from_mins(3);
 /// The topology that traffic is on.
 pub(super) const NAME: &str = "soak";
 
+/// What is sent while something is done.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Sending {
+    /// Datagrams to send at least
+    #[arg(long, default_value_t = 10_000_000)]
+    pub datagrams: u64,
+    /// Datagrams a second
+    #[arg(long, default_value_t = 60_000)]
+    pub rate: u64,
+    /// Where programs are attached
+    #[arg(long, value_enum, default_value_t)]
+    pub hook: HookWish,
+}
+
 /// A host with a switch of pods `p1`, `p2`, …, of which the first do not change.
 pub(super) struct Host {
     pub(super) lab: Lab,
@@ -133,7 +147,7 @@ impl Host {
         for (flow, account) in accounts.iter().enumerate() {
             let sender = format!("p{}", 2 * flow + 1);
             let port = ports.iter().find(|port| port["pod"] == sender.as_str()).unwrap();
-            counted += datagrams(port).abs_diff(account.sent);
+            counted += datagrams_of(port).abs_diff(account.sent);
             sent += account.sent;
         }
         // What a bridge keeps from the host is no loss of a pod's.
@@ -147,7 +161,7 @@ impl Host {
 }
 
 /// How many datagrams of UDP over IPv4 came from a port, as its JSON says.
-pub(super) fn datagrams(port: &Value) -> u64 {
+pub(super) fn datagrams_of(port: &Value) -> u64 {
     let udp = &port["protocols"]["ipv4_udp"];
     let count = |way: &str| udp[way]["packets"].as_u64().unwrap_or_default();
     count("redirected") + count("passed")

@@ -8,6 +8,9 @@ use aya::{
 };
 use veth_user::net::Netns;
 
+use super::report::Report;
+use crate::Running;
+
 /// Datagrams that sockets of a pod had no room for.
 pub(super) fn receive_errors(pod: &Netns) -> u64 {
     snmp(pod, "Udp", "RcvbufErrors")
@@ -77,15 +80,15 @@ impl Holdings {
 
 /// What a process holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Process {
+struct Process {
     /// Memory that is its own, in KiB.
-    pub(super) memory: u64,
+    memory: u64,
     /// Open descriptors.
-    pub(super) descriptors: u64,
+    descriptors: u64,
 }
 
 impl Process {
-    pub(super) fn of(pid: u32) -> Self {
+    fn of(pid: u32) -> Self {
         let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         let line = text.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
         // Some are open for a moment only.
@@ -96,6 +99,39 @@ impl Process {
         Self {
             memory: line.split_whitespace().nth(1).unwrap().parse().unwrap(),
             descriptors: descriptors.min().unwrap().try_into().unwrap(),
+        }
+    }
+}
+
+/// Everything that could grow.
+pub(super) struct Look {
+    kernel: Holdings,
+    processes: Vec<(&'static str, Process)>,
+}
+
+/// How much memory may grow between two looks, in KiB.
+#[derive(Clone, Copy)]
+pub(super) struct Slack {
+    pub(super) kernel: u64,
+    pub(super) own: u64,
+}
+
+impl Look {
+    /// Once what is freed later has been freed.
+    pub(super) fn settled(running: &[(&'static str, &Running)]) -> Self {
+        let kernel = Holdings::settled();
+        let processes = running.iter().map(|(name, running)| (*name, Process::of(running.pid()))).collect();
+        Self { kernel, processes }
+    }
+
+    /// Tells what has grown since.
+    pub(super) fn tell_since(&self, before: &Self, slack: Slack, report: &mut Report) {
+        let (old, new) = (before.kernel, self.kernel);
+        report.flat("kernel memory, KiB", old.memory, new.memory, slack.kernel);
+        report.flat("BPF programs, maps and links", old.objects, new.objects, 0);
+        for ((name, old), (_, new)) in before.processes.iter().zip(&self.processes) {
+            report.flat(format!("memory of `{name}`, KiB"), old.memory, new.memory, slack.own);
+            report.flat(format!("descriptors of `{name}`"), old.descriptors, new.descriptors, 0);
         }
     }
 }

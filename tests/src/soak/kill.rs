@@ -8,10 +8,8 @@ use std::{
 
 use nix::sys::signal::Signal;
 
-use veth_user::topology::model::HookWish;
-
 use super::{
-    host::{Host, NAME},
+    host::{Host, NAME, Sending},
     report::Report,
 };
 use crate::{Random, variant::Build};
@@ -29,29 +27,29 @@ const TRIES: usize = 20;
 const REASON: usize = 110;
 
 /// How many commands to kill, and how much to send meanwhile.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, clap::Args)]
 pub struct Kill {
-    /// Commands that are killed before they end.
+    /// How many commands are killed before they end
+    #[arg(long, default_value_t = 1_000)]
     pub count: u64,
-    /// Datagrams to send at least.
-    pub datagrams: u64,
-    /// Datagrams a second.
-    pub rate: u64,
-    /// By which programs.
-    pub hook: HookWish,
-    /// Where random numbers begin.
+    /// What is sent meanwhile.
+    #[command(flatten)]
+    pub sending: Sending,
+    /// Where random numbers begin
+    #[arg(long, default_value_t = 1)]
     pub seed: u64,
 }
 
 /// Kills them, and accounts for all that was sent.
 #[must_use]
 pub fn kill(options: &Kill, progress: &dyn Fn(u64, u64)) -> Report {
-    let host = Host::new(options.hook);
+    let Sending { datagrams, rate, hook } = options.sending;
+    let host = Host::new(hook);
     let empty = host.lab.fingerprint();
     let (few, many) = (host.switch(PODS), host.switch(PODS + 3));
     let (few, many) = (few.args("up"), many.args("up"));
     host.ok(Build::Own, &few);
-    let traffic = host.traffic(1, options.rate, 3);
+    let traffic = host.traffic(1, rate, 3);
     let start = Instant::now();
     let mut random = Random::new(options.seed);
     let (mut ended, mut bugs) = (0, 0);
@@ -90,7 +88,7 @@ pub fn kill(options: &Kill, progress: &dyn Fn(u64, u64)) -> Report {
         }
         progress(killed.values().sum(), options.count);
     }
-    traffic.wait_for(options.datagrams);
+    traffic.wait_for(datagrams);
     let elapsed = u64::try_from(start.elapsed().as_millis()).unwrap();
     // What was interrupted may be for the build to finish that began it.
     let mut builds = [Build::Own, Build::Next, Build::Other].into_iter().cycle().take(TRIES);
@@ -107,8 +105,8 @@ pub fn kill(options: &Kill, progress: &dyn Fn(u64, u64)) -> Report {
     }
     report.none("commands that ended otherwise", bugs);
     report.must("the next `up` finishes what was killed", finisher.is_some(), "true", finisher.is_some());
-    report.at_least("datagrams a second", traffic.sent() * 1_000 / elapsed, options.rate * 9 / 10);
-    let accounts = traffic.finish(&host, options.datagrams, &mut report);
+    report.at_least("datagrams a second", traffic.sent() * 1_000 / elapsed, rate * 9 / 10);
+    let accounts = traffic.finish(&host, datagrams, &mut report);
     host.check(Build::Own, &accounts, &mut report);
     host.leave(&[Build::Own, Build::Next], &empty, &mut report);
     report

@@ -9,7 +9,7 @@ use veth_user::topology::model::HookWish;
 
 use super::{
     host::{Host, NAME},
-    kernel::{Holdings, Process},
+    kernel::{Look, Slack},
     report::Report,
 };
 use crate::variant::Build;
@@ -23,17 +23,20 @@ const FLOWS: usize = 8;
 /// How often a pod comes or goes.
 const CHURN: Duration = Duration::from_secs(1);
 
-/// How much memory may grow, in KiB: the kernel's, and ours.
-const SLACK: (u64, u64) = (64 << 10, 2 << 10);
+/// How much memory may grow.
+const SLACK: Slack = Slack { kernel: 64 << 10, own: 2 << 10 };
 
 /// How long, and how busy.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, clap::Args)]
 pub struct Load {
-    /// How long.
+    /// How long
+    #[arg(long = "for", value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
     pub duration: Duration,
-    /// Datagrams a second, all flows together.
+    /// Datagrams a second, all flows together
+    #[arg(long, default_value_t = 20_000)]
     pub rate: u64,
-    /// How often the programs are replaced.
+    /// How often the programs are replaced
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = humantime::parse_duration)]
     pub upgrade_every: Duration,
 }
 
@@ -50,10 +53,7 @@ pub fn load(options: &Load, progress: &dyn Fn(u64, u64)) -> Report {
     let traffic = host.traffic(FLOWS, options.rate / u64::try_from(FLOWS).unwrap(), PODS / 2 - FLOWS);
     // Everybody has what he needs by then, and follows what he can read.
     let warm = options.duration.min(Duration::from_mins(1)) / 8;
-    let look = || {
-        thread::sleep(CHURN);
-        [&metrics, &agent].map(|running| Process::of(running.pid()))
-    };
+    let running = [("metrics", &metrics), ("agent", &agent)];
     let (start, mut last) = (Instant::now(), Instant::now());
     let (mut churned, mut upgrades, mut before) = (0, 0, None);
     while start.elapsed() < options.duration {
@@ -68,7 +68,7 @@ pub fn load(options: &Load, progress: &dyn Fn(u64, u64)) -> Report {
         }
         let is_usual = churned % 2 == 0 && build_of(upgrades) == Build::Own;
         if before.is_none() && start.elapsed() >= warm && is_usual {
-            before = Some((Holdings::now(), look()));
+            before = Some(Look::settled(&running));
         }
         progress(start.elapsed().as_secs(), options.duration.as_secs());
         thread::sleep(CHURN.saturating_sub(begun.elapsed()));
@@ -78,17 +78,10 @@ pub fn load(options: &Load, progress: &dyn Fn(u64, u64)) -> Report {
     report.tell("seconds", start.elapsed().as_secs());
     report.tell("pods that came or went", churned);
     report.tell("upgrades and downgrades", upgrades);
-    let (kernel, processes) = before.expect("it lasts longer than it takes to become warm");
-    let now = look();
+    let before = before.expect("it lasts longer than it takes to become warm");
     let wanted = options.rate * options.duration.as_secs() * 8 / 10;
     let accounts = traffic.finish(&host, wanted, &mut report);
-    let after = Holdings::settled();
-    report.flat("kernel memory, KiB", kernel.memory, after.memory, SLACK.0);
-    report.flat("BPF programs, maps and links", kernel.objects, after.objects, 0);
-    for ((name, before), after) in ["metrics", "agent"].iter().zip(processes).zip(now) {
-        report.flat(format!("memory of `{name}`, KiB"), before.memory, after.memory, SLACK.1);
-        report.flat(format!("descriptors of `{name}`"), before.descriptors, after.descriptors, 0);
-    }
+    Look::settled(&running).tell_since(&before, SLACK, &mut report);
     host.check(Build::Own, &accounts, &mut report);
     drop((metrics, agent));
     host.leave(&[Build::Own], &empty, &mut report);

@@ -14,6 +14,7 @@ mod upgrade;
 
 pub use churn::{Churn, churn};
 pub use follow::{Follow, follow};
+pub use host::Sending;
 pub use kill::{Kill, kill};
 pub use load::{Load, load};
 pub use report::{Figure, Report};

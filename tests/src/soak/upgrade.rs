@@ -1,10 +1,9 @@
 //! A topology goes from build to build and back while traffic flows.
 
 use serde_json::Value;
-use veth_user::topology::model::HookWish;
 
 use super::{
-    host::{Host, NAME, datagrams},
+    host::{Host, NAME, Sending, datagrams_of},
     kernel::Holdings,
     report::Report,
 };
@@ -14,27 +13,26 @@ use crate::variant::Build;
 const PODS: usize = 8;
 
 /// How many upgrades, and how much to send meanwhile.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, clap::Args)]
 pub struct Upgrade {
-    /// Upgrades and downgrades, together.
+    /// How many upgrades and downgrades, together
+    #[arg(long, default_value_t = 200)]
     pub count: u64,
-    /// Datagrams to send at least.
-    pub datagrams: u64,
-    /// Datagrams a second.
-    pub rate: u64,
-    /// By which programs.
-    pub hook: HookWish,
+    /// What is sent meanwhile.
+    #[command(flatten)]
+    pub sending: Sending,
 }
 
 /// Upgrades, and accounts for all that was sent.
 #[must_use]
 pub fn upgrade(options: &Upgrade, progress: &dyn Fn(u64, u64)) -> Report {
-    let host = Host::new(options.hook);
+    let Sending { datagrams, rate, hook } = options.sending;
+    let host = Host::new(hook);
     let empty = host.lab.fingerprint();
     let file = host.switch(PODS);
     host.ok(Build::Own, &file.args("up"));
     let objects = Holdings::now().objects;
-    let traffic = host.traffic(1, options.rate, 3);
+    let traffic = host.traffic(1, rate, 3);
     let mut report = Report::default();
     let (mut replaced, mut migrated, mut backwards, mut before) = (0, 0, 0, Vec::new());
     let mut build = Build::Own;
@@ -54,11 +52,11 @@ pub fn upgrade(options: &Upgrade, progress: &dyn Fn(u64, u64)) -> Report {
         before = now;
         progress(number + 1, options.count);
     }
-    traffic.wait_for(options.datagrams);
+    traffic.wait_for(datagrams);
     report.at_least("upgrades and downgrades", replaced + migrated, options.count);
     report.tell("of them on the same map layout", replaced);
     report.tell("of them to another map layout", migrated);
-    let accounts = traffic.finish(&host, options.datagrams, &mut report);
+    let accounts = traffic.finish(&host, datagrams, &mut report);
     report.none("counters that went backwards", backwards.try_into().unwrap());
     host.ok(Build::Own, &["upgrade", NAME]);
     report.flat("BPF programs, maps and links", objects, Holdings::settled().objects, 0);
@@ -69,5 +67,5 @@ pub fn upgrade(options: &Upgrade, progress: &dyn Fn(u64, u64)) -> Report {
 
 /// Datagrams of each port.
 fn counted(stats: &Value) -> Vec<u64> {
-    stats["ports"].as_array().unwrap().iter().map(datagrams).collect()
+    stats["ports"].as_array().unwrap().iter().map(datagrams_of).collect()
 }

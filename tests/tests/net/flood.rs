@@ -90,7 +90,8 @@ fn a_flood_is_counted_and_drowns_nobody(hook: Hook) {
     let after = lab.quiet_stats("switch");
     let kernel: Vec<_> = pods.iter().map(|pod| pod_link_stats(pod, "eth0")).collect();
     let grown = |port: usize, path: &str| packets(&after, port, path) - packets(&before, port, path);
-    let (batches, per_batch) = (sent / 64, u64::try_from(BATCH).unwrap() - 2);
+    let batch = u64::try_from(BATCH).unwrap();
+    let (batches, per_batch) = (sent / batch, batch - 2);
     let dropped = |pod: usize| kernel[pod].tx_dropped - kernel_before[pod].tx_dropped;
     // What the kernel had no room for before anybody of us saw it is in its own counter.
     assert_eq!(grown(0, "/rx/packets") + dropped(0), sent, "{hook}");

@@ -15,11 +15,11 @@ use nix::{
     mount::{MsFlags, mount},
     sys::{signal::Signal, statvfs::statvfs},
 };
-use veth_common::{FdbKey, Mac, Port, Target};
+use veth_common::{Port, Target};
 use veth_tests::{
     Finished, Lab, Running,
     fingerprint::assert_same,
-    lab::{eventually, pod_link_stats, silence, with_netlink},
+    lab::{eventually, pod_link_stats, silence, strangers, with_netlink},
     need,
     topology::Declared,
     traffic::{bind, udp},
@@ -69,19 +69,13 @@ fn a_full_map_is_told_and_the_change_undone() {
     let (small, large) = (Declared::new(LAN), Declared::new(&larger()));
     lab.ok(&small.args("up"));
     let is_full = |error: &Error| matches!(error, Error::MapFull { .. });
-    let strange = |number: u32| {
-        let [_, a, b, c] = number.to_be_bytes();
-        FdbKey { domain: 77, mac: Mac::new([2, 77, 0, a, b, c]) }
-    };
     let address = |number: u32| IpAddr::from((0x0a4d_0000 + number).to_be_bytes());
     let port = |number: u32| Port { ifindex: 1_000_000 + number, slot: 200, ..Port::default() };
     // More than there can be of each, so that also those places are taken that ours might find.
     let fill = move |datapath: &mut Datapath, kind: &str| -> usize {
         let results: Vec<Result<(), Error>> = match kind {
             "send from" => (0..3_000).map(|number| datapath.set_source(200, address(number))).collect(),
-            "learn" => {
-                (0..40_000).map(|number| datapath.set_fdb(strange(number), &Target::default())).collect()
-            }
+            "learn" => strangers().map(|key| datapath.set_fdb(key, &Target::default())).collect(),
             _ => (0..1_000).map(|number| datapath.set_port(&port(number))).collect(),
         };
         assert!(results.iter().all(|result| result.as_ref().err().is_none_or(is_full)), "{kind}");
@@ -89,7 +83,7 @@ fn a_full_map_is_told_and_the_change_undone() {
     };
     let empty = move |datapath: &mut Datapath| {
         (0..3_000).for_each(|number| datapath.remove_source(200, address(number)).unwrap());
-        (0..40_000).for_each(|number| datapath.remove_fdb(strange(number)).unwrap());
+        strangers().for_each(|key| datapath.remove_fdb(key).unwrap());
         (0..1_000).for_each(|number| datapath.remove_port(port(number).ifindex).unwrap());
     };
     for kind in ["send from", "learn", "register interface"] {

@@ -21,7 +21,7 @@ use veth_tests::{
     lab::{add_link, add_namespace, delete_link, eventually, set_link, with_netlink},
     need,
     topology::{Declared, examples, live},
-    traffic::{bind, tcp, udp},
+    traffic::{End, bind, tcp, udp},
 };
 use veth_user::{
     datapath::Hook,
@@ -52,15 +52,6 @@ fn a_file_of_five_lines_is_three_pods_on_a_switch() {
     let lab = Lab::new();
     let file = Declared::new(LAN);
     live(&lab, "five lines", &file);
-}
-
-/// Ends the traffic, also when a test fails amid of it.
-struct Stop(Arc<AtomicBool>);
-
-impl Drop for Stop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// A flow of TCP and one of numbered datagrams, for as long as something else is done. Returns how many datagrams
@@ -98,11 +89,11 @@ fn while_traffic_flows(from: &Netns, to: &Netns, address: IpAddr, work: impl FnO
                 tcp(from, to, address, 4 << 20);
             }
         });
-        let ends = Stop(Arc::clone(&stop));
+        let end = End(&stop);
         thread::sleep(Duration::from_millis(200));
         work();
         thread::sleep(Duration::from_millis(200));
-        drop(ends);
+        drop(end);
         flow.join().unwrap();
     });
     (sent.join().unwrap(), came.join().unwrap())

@@ -3,14 +3,14 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use aya::programs::ProgramInfo;
-use veth_common::{FdbKey, Mac, Target};
+use veth_common::Target;
 use veth_tests::{
     Lab, Running,
     fingerprint::assert_same,
     for_each_hook,
     foreign::Foreign,
     hook,
-    lab::{delete_link, pins, with_netlink},
+    lab::{delete_link, pins, strangers, with_netlink},
     need,
     planted::Planted,
     topology::Declared,
@@ -349,26 +349,33 @@ fn a_change_of_another_build_that_fails_strands_nobody() {
     };
     let (small, large) = (switch("\"a\", \"b\""), switch("\"a\", \"b\", \"c\""));
     ok(&lab, &builds, Build::Own, &small.args("up"));
-    let keys = || {
-        (0..40_000_u32).map(|number| {
-            let [_, a, b, c] = number.to_be_bytes();
-            FdbKey { domain: 77, mac: Mac::new([2, 77, 0, a, b, c]) }
-        })
-    };
     let refused = lab.datapath(Hook::Clsact, "all", move |datapath| {
-        keys().filter(|key| datapath.set_fdb(*key, &Target::default()).is_err()).count()
+        strangers().filter(|key| datapath.set_fdb(*key, &Target::default()).is_err()).count()
     });
     assert!(refused > 0, "the map is not full");
     let failed = start(&lab, &builds, Build::Other, &large.args("up"), &[]).finish();
     assert!(failed.status.code() == Some(1) && failed.err.contains("the map is full"), "{failed:?}");
     lab.datapath(Hook::Clsact, "all", move |datapath| {
-        keys().for_each(|key| datapath.remove_fdb(key).unwrap());
+        strangers().for_each(|key| datapath.remove_fdb(key).unwrap());
     });
     let (a, b) = (lab.pod("all-a"), lab.pod("all-b"));
     for (build, file) in [(Build::Own, &small), (Build::Other, &large)] {
         assert_eq!(udp(&a, &b, "10.1.0.2".parse().unwrap(), 100, 20), 0);
         ok(&lab, &builds, build, &file.args("up"));
         assert!(ok(&lab, &builds, build, &file.args("plan")).contains("nothing to do"), "{build:?}");
+    }
+}
+
+/// What keeps pods from the host is a program too, where nothing else is accelerated.
+#[test]
+fn a_guard_of_another_build_is_told() {
+    let (lab, builds) = (Lab::new(), Builds::new());
+    let file =
+        Declared::new("name = \"all\"\n[bridge.lan]\nsubnet = \"10.1.0.0/24\"\npods = [\"a\", \"b\"]\n");
+    ok(&lab, &builds, Build::Own, &file.args("up"));
+    for (build, is_told) in [(Build::Own, false), (Build::Other, true)] {
+        let list = ok(&lab, &builds, build, &["ls", "all"]);
+        assert_eq!(list.contains("`veth upgrade all` replaces them"), is_told, "{build:?}: {list}");
     }
 }
 

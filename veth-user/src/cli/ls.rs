@@ -114,11 +114,11 @@ fn ports(row: &Row) -> String {
     }
     let Record { topology, selection, .. } = &row.record;
     let (name, status, why) = (&topology.name, row.status.name(), &selection.why);
-    let has_programs = topology.accelerated_ports().next().is_some();
+    let is_accelerated = topology.accelerated_ports().next().is_some();
     let changed: Vec<String> =
         row.record.changed_features.iter().map(|what| format!("changed for XDP: {what}\n")).collect();
     let changed = changed.concat();
-    let build = if has_programs && row.record.is_of_another_build() {
+    let build = if topology.has_programs() && row.record.is_of_another_build() {
         format!(
             "runs the programs of another build (veth {}); `veth upgrade {name}` replaces them\n",
             row.record.veth_version
@@ -126,7 +126,7 @@ fn ports(row: &Row) -> String {
     } else {
         String::new()
     };
-    let why = if has_programs { format!("{why}\n") } else { String::new() };
+    let why = if is_accelerated { format!("{why}\n") } else { String::new() };
     format!("{name}: {status}\n{why}{build}{}\n{changed}{}", table.trim_fmt(), drift(row))
 }
 

@@ -509,14 +509,14 @@ impl Worker<'_> {
             upgrade::with_counters(roots, name, (made, layout), |made, other| other.copy_carried(made))?;
             record.carrying = Some(layout);
             roots.save(&record)?;
-            upgrade::settle_counts(roots, &mut record)?;
+            upgrade::end_carrying(roots, &mut record)?;
         }
         if made != ours {
             upgrade::with_counters(roots, name, (made, ours), |made, ours| ours.carry(made))?;
             record.set_build();
             record.carrying = Some(made);
             roots.save(&record)?;
-            upgrade::settle_counts(roots, &mut record)?;
+            upgrade::end_carrying(roots, &mut record)?;
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use super::{
     ownership::Ownership,
     plan::{self, Step},
     teardown::{self, collect, forget, lock, teardown},
-    upgrade::{self, migrate},
+    upgrade::{self, migrate, settle_counts},
 };
 use crate::{
     datapath::{
@@ -462,18 +462,6 @@ pub async fn undo(roots: &Roots, name: &str, progress: &dyn Progress) -> Result<
     }
     drop(lock);
     teardown::down(roots, name, progress).await.map(|_| ())
-}
-
-/// Ends a migration that was as good as done.
-fn settle_counts(roots: &Roots, name: &str) -> Result<(), Error> {
-    let Some(mut record) = roots.load(name)?.filter(|record| record.carrying.is_some()) else {
-        return Ok(());
-    };
-    if record.is_from_another_boot()? {
-        return Ok(());
-    }
-    check_place(&record)?;
-    upgrade::settle_counts(roots, &mut record)
 }
 
 /// Notes that all was made, by this veth: every attachment is to the programs that are pinned now.

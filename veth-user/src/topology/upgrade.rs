@@ -11,6 +11,7 @@ use veth_common::COUNTERS_VERSION;
 use super::{
     Error, Outcome, Plan,
     apply::make,
+    check_place,
     observe::Observed,
     plan::{self, Step},
     up::{Goal, Progress, forget_former, reach, save},
@@ -145,8 +146,20 @@ pub(super) fn with_counters(
     Ok(())
 }
 
-/// Ends what a veth of any layout was doing when it was killed: what was counted elsewhere is carried over, and goes there.
-pub(super) fn settle_counts(roots: &Roots, record: &mut Record) -> Result<(), Error> {
+/// Ends what a veth of any layout was doing when it was killed.
+pub(super) fn settle_counts(roots: &Roots, name: &str) -> Result<(), Error> {
+    let Some(mut record) = roots.load(name)?.filter(|record| record.carrying.is_some()) else {
+        return Ok(());
+    };
+    if record.is_from_another_boot()? {
+        return Ok(());
+    }
+    check_place(&record)?;
+    end_carrying(roots, &mut record)
+}
+
+/// Carries over what was counted elsewhere, which goes there.
+pub(super) fn end_carrying(roots: &Roots, record: &mut Record) -> Result<(), Error> {
     let Some(from) = record.carrying else { return Ok(()) };
     let name = &record.topology.name;
     with_counters(roots, name, (from, record.layout_version), |from, into| into.carry(from))?;
